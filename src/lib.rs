@@ -1,0 +1,8 @@
+//! Tollgate: a gateway in front of vLLM. See ARCHITECTURE.md for the map.
+
+pub mod auth;
+pub mod config;
+pub mod error;
+pub mod secret;
+pub mod telemetry;
+pub mod usage;

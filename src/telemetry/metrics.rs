@@ -1,0 +1,1 @@
+//! The metrics registry, by Prometheus' conventions.

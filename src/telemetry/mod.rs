@@ -1,0 +1,4 @@
+//! Log lines and metrics.
+
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,68 @@
+//! One usage row. The columns are those of `schema/usage.json`; never a prompt or an answer.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Complete,
+    ClientAbort,
+    UpstreamError,
+    Timeout,
+    Drained,
+}
+
+/// Where the token counts come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CountedBy {
+    /// The engine's final usage.
+    Engine,
+    /// The engine's last running count before the call was cut.
+    Running,
+    /// Counted here, from events seen.
+    Estimate,
+    /// Nothing is known; the counts are zero.
+    None,
+}
+
+/// A settled call.
+#[derive(Clone, Debug)]
+pub struct UsageRecord {
+    pub request_id: String,
+    pub client_request_id: Option<String>,
+    pub started_at: SystemTime,
+    pub finished_at: SystemTime,
+    /// `service` or `user`.
+    pub principal: &'static str,
+    pub key_name: Option<Arc<str>>,
+    pub key_id: Option<Arc<str>>,
+    pub username: Option<Arc<str>>,
+    /// The model that was asked for.
+    pub model: Option<String>,
+    /// The model id sent upstream, if it is known.
+    pub served_model: Option<String>,
+    pub upstream: String,
+    pub endpoint: &'static str,
+    pub stream: bool,
+    /// HTTP status the client saw; 499 if it left before the head.
+    pub status: u16,
+    pub outcome: Outcome,
+    pub error_code: Option<String>,
+    /// With cached ones.
+    pub prompt_tokens: u64,
+    pub cached_tokens: u64,
+    pub completion_tokens: u64,
+    pub counted_by: CountedBy,
+    pub attempts: u32,
+    pub wait_ms: u64,
+    /// First data, not the head.
+    pub first_byte_ms: Option<u64>,
+    pub duration_ms: u64,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// User-agent product.
+    pub client: Option<String>,
+    /// Labels of the key; the ledger puts the service's before them.
+    pub labels: Vec<(String, String)>,
+}
