@@ -70,6 +70,7 @@ pub struct Error {
     code: Code,
     message: Cow<'static, str>,
     param: Option<&'static str>,
+    status: Option<u16>,
     retry_after: Option<Duration>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -78,13 +79,20 @@ impl Error {
     /// An error with a text for the client.
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), param: None, retry_after: None, cause: None }
+        Self { code, message: message.into(), param: None, status: None, retry_after: None, cause: None }
     }
 
     /// Names the request field that is at fault.
     #[must_use]
     pub fn param(mut self, param: &'static str) -> Self {
         self.param = Some(param);
+        self
+    }
+
+    /// Keeps another status than the code's own: an upstream's, where it means more to the client.
+    #[must_use]
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = Some(status);
         self
     }
 
@@ -115,6 +123,11 @@ impl Error {
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.param
+    }
+
+    #[must_use]
+    pub fn kept_status(&self) -> Option<u16> {
+        self.status
     }
 
     #[must_use]
