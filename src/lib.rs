@@ -2,11 +2,13 @@
 
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
 pub mod secret;
 pub mod server;
+pub mod store;
 pub mod telemetry;
-pub mod usage;
 pub mod upstream;
+pub mod usage;
