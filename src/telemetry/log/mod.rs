@@ -58,7 +58,8 @@ pub fn init(config: &LogConfig, project: Option<&str>) -> anyhow::Result<()> {
 
 /// Writes the line of one settled call, whatever the log level. `row` is the JSON object of all
 /// columns, without line breaks; it stands under `usage`.
-pub fn usage_line(row: &[u8]) {
+pub fn usage_line(row: impl AsRef<[u8]>) {
+    let row = row.as_ref();
     let default = Format::default();
     let format = FORMAT.get().unwrap_or(&default);
     line::with_buffer(|buffer| {
