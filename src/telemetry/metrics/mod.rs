@@ -1,0 +1,398 @@
+//! The metrics registry, by Prometheus' conventions. Label values come from closed sets and from
+//! configuration; all else is `other`, so that no caller can make the registry grow.
+
+mod exposition;
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+pub use exposition::{CONTENT_TYPE, Gauges};
+
+use crate::error::Code;
+use crate::usage::{Outcome, UsageRecord};
+
+/// More models than this share the label `other`.
+const MOST_MODELS: usize = 64;
+const OTHER: &str = "other";
+
+/// From a cached tokenizer call to a reasoning model that writes for half an hour.
+const DURATION_SECONDS: [f64; 14] = [
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
+];
+/// From a warm small model to a long prompt behind a queue.
+const FIRST_BYTE_SECONDS: [f64; 14] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 240.0,
+];
+/// From no wait at all to a cold start.
+const WAIT_SECONDS: [f64; 9] = [0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 240.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnswerLabels {
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    outcome: &'static str,
+    endpoint: &'static str,
+    model: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    kind: &'static str,
+    model: String,
+}
+
+/// The handles of one model's token counts, so that a call looks up once.
+#[derive(Clone, Debug)]
+struct ModelTokens {
+    prompt: Counter,
+    completion: Counter,
+    cached: Counter,
+}
+
+/// Counts what happens. Cheap to call: atomics, and for labels one look-up under a read lock.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    answers: Family<AnswerLabels, Counter>,
+    refusals: Family<CodeLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+    tokens: Family<TokenLabels, Counter>,
+    /// The models that have a label of their own.
+    models: RwLock<HashMap<String, ModelTokens>>,
+    in_flight: Gauge,
+    connections: Gauge,
+    connections_opened: Counter,
+    clients_gone: Counter,
+    duration: Histogram,
+    first_byte: Histogram,
+    wait: Histogram,
+}
+
+impl Metrics {
+    /// An empty registry; the process counts as started now.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            answers: Family::default(),
+            refusals: Family::default(),
+            calls: Family::default(),
+            tokens: Family::default(),
+            models: RwLock::default(),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            connections_opened: Counter::default(),
+            clients_gone: Counter::default(),
+            duration: Histogram::new(DURATION_SECONDS),
+            first_byte: Histogram::new(FIRST_BYTE_SECONDS),
+            wait: Histogram::new(WAIT_SECONDS),
+        };
+        metrics.register();
+        metrics
+    }
+
+    /// A response head left for a client.
+    pub fn answered(&self, route: &'static str, status: u16) {
+        self.answers
+            .get_or_create(&AnswerLabels { route, status })
+            .inc();
+    }
+
+    /// A request ended in an error of the gateway's own.
+    pub fn refused(&self, code: Code) {
+        self.refusals
+            .get_or_create(&CodeLabels {
+                code: code.as_str(),
+            })
+            .inc();
+    }
+
+    /// A call was admitted; [`Metrics::settled`] must follow once.
+    pub fn admitted(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A call ended. `model_label` must come from configuration or from the upstream's own list,
+    /// never from a request alone.
+    pub fn settled(&self, record: &UsageRecord, model_label: &str) {
+        self.in_flight.dec();
+        let (model, tokens) = self.model(model_label);
+        tokens.prompt.inc_by(record.prompt_tokens);
+        tokens.completion.inc_by(record.completion_tokens);
+        tokens.cached.inc_by(record.cached_tokens);
+        let labels = CallLabels {
+            outcome: outcome_label(record.outcome),
+            endpoint: record.endpoint,
+            model: model.to_owned(),
+        };
+        self.calls.get_or_create(&labels).inc();
+        self.duration.observe(seconds(record.duration_ms));
+        self.wait.observe(seconds(record.wait_ms));
+        if let Some(first_byte_ms) = record.first_byte_ms {
+            self.first_byte.observe(seconds(first_byte_ms));
+        }
+    }
+
+    /// A client connected.
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+        self.connections_opened.inc();
+    }
+
+    /// A connection ended; follows each [`Metrics::connection_opened`] once.
+    pub fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    /// A client left before its answer was whole.
+    pub fn client_gone(&self) {
+        self.clients_gone.inc();
+    }
+
+    /// All metrics as text of the type [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn encode(&self, gauges: &Gauges) -> String {
+        exposition::encode(&self.registry, gauges)
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        // The exposition adds `_total` to counters.
+        registry.register(
+            "tollgate_http_requests",
+            "Responses by route and status",
+            self.answers.clone(),
+        );
+        registry.register(
+            "tollgate_refusals",
+            "Requests that ended in an error of the gateway's own",
+            self.refusals.clone(),
+        );
+        registry.register("tollgate_calls", "Settled model calls", self.calls.clone());
+        registry.register(
+            "tollgate_tokens",
+            "Tokens of settled calls; cached ones are part of prompt",
+            self.tokens.clone(),
+        );
+        registry.register(
+            "tollgate_requests_in_flight",
+            "Admitted calls that are not settled",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "tollgate_connections",
+            "Open client connections",
+            self.connections.clone(),
+        );
+        registry.register(
+            "tollgate_connections_opened",
+            "Client connections accepted",
+            self.connections_opened.clone(),
+        );
+        registry.register(
+            "tollgate_clients_gone",
+            "Clients that left before their answer was whole",
+            self.clients_gone.clone(),
+        );
+        self.register_times();
+    }
+
+    fn register_times(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "tollgate_call_duration_seconds",
+            "Admission to settlement",
+            self.duration.clone(),
+        );
+        registry.register(
+            "tollgate_time_to_first_byte_seconds",
+            "Admission to the first data from the upstream",
+            self.first_byte.clone(),
+        );
+        registry.register(
+            "tollgate_upstream_wait_seconds",
+            "Waiting for an upstream that was not ready",
+            self.wait.clone(),
+        );
+        let started = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64();
+        registry.register(
+            "process_start_time_seconds",
+            "Start of the process since the epoch",
+            ConstGauge::new(started),
+        );
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("tollgate_build", "Version of the gateway", build);
+    }
+
+    /// The label itself while there is room or it is known, else `other`; with its counters.
+    fn model<'a>(&self, label: &'a str) -> (&'a str, ModelTokens) {
+        let known = self
+            .models
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(label)
+            .cloned();
+        if let Some(tokens) = known {
+            return (label, tokens);
+        }
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let label = if models.len() < MOST_MODELS || models.contains_key(label) {
+            label
+        } else {
+            OTHER
+        };
+        let tokens = models
+            .entry(label.to_owned())
+            .or_insert_with(|| self.model_tokens(label));
+        (label, tokens.clone())
+    }
+
+    fn model_tokens(&self, model: &str) -> ModelTokens {
+        let counter = |kind| {
+            self.tokens.get_or_create_owned(&TokenLabels {
+                kind,
+                model: model.to_owned(),
+            })
+        };
+        ModelTokens {
+            prompt: counter("prompt"),
+            completion: counter("completion"),
+            cached: counter("cached"),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const fn outcome_label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Complete => "complete",
+        Outcome::ClientAbort => "client_abort",
+        Outcome::UpstreamError => "upstream_error",
+        Outcome::Timeout => "timeout",
+        Outcome::Drained => "drained",
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::CountedBy;
+
+    fn record(outcome: Outcome) -> UsageRecord {
+        UsageRecord {
+            request_id: String::new(),
+            client_request_id: None,
+            started_at: UNIX_EPOCH,
+            finished_at: UNIX_EPOCH,
+            principal: "service",
+            key_name: None,
+            key_id: None,
+            username: None,
+            model: None,
+            served_model: None,
+            upstream: String::new(),
+            endpoint: "chat/completions",
+            stream: true,
+            status: 200,
+            outcome,
+            error_code: None,
+            prompt_tokens: 10,
+            cached_tokens: 4,
+            completion_tokens: 3,
+            counted_by: CountedBy::Engine,
+            attempts: 1,
+            wait_ms: 0,
+            first_byte_ms: Some(90),
+            duration_ms: 700,
+            request_bytes: 0,
+            response_bytes: 0,
+            client: None,
+            labels: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_call_is_counted_once_with_its_tokens() {
+        let metrics = Metrics::new();
+        metrics.admitted();
+        metrics.admitted();
+        metrics.settled(&record(Outcome::ClientAbort), "m\"1");
+        metrics.answered("chat", 200);
+        metrics.refused(Code::InvalidApiKey);
+        metrics.connection_opened();
+        metrics.client_gone();
+        let text = metrics.encode(&Gauges::default());
+        for line in [
+            r#"tollgate_calls_total{outcome="client_abort",endpoint="chat/completions",model="m\"1"} 1"#,
+            r#"tollgate_tokens_total{kind="prompt",model="m\"1"} 10"#,
+            r#"tollgate_tokens_total{kind="cached",model="m\"1"} 4"#,
+            r#"tollgate_http_requests_total{route="chat",status="200"} 1"#,
+            r#"tollgate_refusals_total{code="invalid_api_key"} 1"#,
+            "tollgate_requests_in_flight 1",
+            "tollgate_connections 1",
+            "tollgate_clients_gone_total 1",
+            r#"tollgate_time_to_first_byte_seconds_bucket{le="0.1"} 1"#,
+            "tollgate_call_duration_seconds_sum 0.7",
+            concat!(
+                "tollgate_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
+        ] {
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn model_labels_are_bounded() {
+        let metrics = Metrics::new();
+        for model in 0..10 * MOST_MODELS {
+            metrics.admitted();
+            metrics.settled(&record(Outcome::Complete), &format!("model-{model}"));
+        }
+        metrics.settled(&record(Outcome::Complete), "model-0");
+        let text = metrics.encode(&Gauges::default());
+        assert_eq!(
+            text.matches(r#"tollgate_tokens_total{kind="prompt""#)
+                .count(),
+            MOST_MODELS + 1
+        );
+        assert!(
+            text.contains(r#"tollgate_tokens_total{kind="prompt",model="model-0"} 20"#),
+            "{text}"
+        );
+    }
+}
