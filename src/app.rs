@@ -15,6 +15,7 @@ use crate::auth::KeyRing;
 use crate::config::Config;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Settings};
+use crate::telemetry::log::RefusalLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::usage::Ledger;
@@ -38,20 +39,19 @@ impl App {
     ///
     /// # Errors
     /// What cannot work: no sink, a keys file that must be there and is not.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let keys = KeyRing::new(&config.keys);
         keys.load().await?;
-        let upstream = Upstream::new(&config.upstream, &config.limits, config.instance.on_cloud_run)?;
-        if let Some(key) = &config.upstream.api_key
-            && keys.holds(key.expose())
-        {
-            tracing::warn!("VLLM_API_KEY equals a key of the key set, so it is a client's: it is not sent upstream");
+        if config.upstream.api_key.take_if(|key| keys.holds(key.expose())).is_some() {
+            tracing::warn!("VLLM_API_KEY is a client's key of this gateway; it is not sent upstream");
         }
+        let upstream = Upstream::new(&config.upstream, &config.limits, config.instance.on_cloud_run)?;
         let gateway = Gateway {
             keys,
             upstream,
             ledger: Arc::new(Ledger::open(&config).await?),
             metrics: Arc::new(Metrics::new()),
+            refusals: RefusalLog::new(),
             bodies: Bodies::new(&config.limits),
             cors: Cors::new(&config.cors_origins),
             limits: config.limits.clone(),

@@ -1,11 +1,14 @@
 //! Routes of administrators. Never a key.
 
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::body::Answer;
 use super::{Gateway, ops, reply};
-use crate::auth::Rejected;
+use crate::auth::{KeyInfo, PreviousKey, Rejected};
 use crate::error::Error;
 
 /// `GET` or `POST /admin/reload-keys`; `HEAD` does not reload.
@@ -33,7 +36,7 @@ pub async fn reload_keys(gateway: &Gateway, method: &Method) -> Result<Answer, E
 
 /// `GET /admin/keys`.
 pub fn keys(gateway: &Gateway) -> Answer {
-    reply::json(StatusCode::OK, &json!({"keys": gateway.keys.names()}))
+    reply::json(StatusCode::OK, &json!({"keys": gateway.keys.names().iter().map(key).collect::<Vec<_>>()}))
 }
 
 /// `GET /admin/status`.
@@ -57,6 +60,25 @@ pub fn status(gateway: &Gateway) -> Answer {
         "limits": {"concurrency": "per instance"},
     });
     reply::json(StatusCode::OK, &body)
+}
+
+fn key(key: &KeyInfo) -> Value {
+    let previous = |old: &PreviousKey| json!({"key_id": &*old.key_id, "expires_at": old.expires_at.map(rfc3339)});
+    json!({
+        "name": &*key.name,
+        "key_id": &*key.key_id,
+        "previous": key.previous.iter().map(previous).collect::<Vec<_>>(),
+        "admin": key.admin,
+        "models": key.models,
+        "max_concurrent": key.max_concurrent,
+        "labels": key.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+        "expires_at": key.expires_at.map(rfc3339),
+        "last_used": key.last_used.map(rfc3339),
+    })
+}
+
+fn rfc3339(time: SystemTime) -> Option<String> {
+    time::OffsetDateTime::from(time).format(&time::format_description::well_known::Rfc3339).ok()
 }
 
 fn rejected(rejected: &[Rejected]) -> Vec<Value> {

@@ -168,7 +168,7 @@ impl Drop for Admission {
         if let Some(target) = self.progress.target.get() {
             target.url().clone_into(&mut record.upstream);
         }
-        self.gateway.metrics.settled(&record, self.gateway.model_label(&record));
+        self.gateway.metrics.settled(&record, &self.gateway.model_label(&record));
         self.gateway.ledger.settle(record);
     }
 }

@@ -30,7 +30,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::auth::{KeyRing, Principal};
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
-use crate::telemetry::log;
+use crate::telemetry::log::{Refusal, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Api, Upstream};
 use crate::usage::{Ledger, UsageRecord};
@@ -45,6 +45,7 @@ pub struct Gateway {
     pub upstream: Upstream,
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
+    pub refusals: RefusalLog,
     pub bodies: Bodies,
     pub cors: Cors,
     pub limits: Limits,
@@ -67,17 +68,12 @@ pub fn service(
     gateway: Arc<Gateway>,
     surface: Surface,
 ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
-    ServiceBuilder::new().layer(CatchPanicLayer::custom(panicked)).map_response(unify).service(service_fn(
-        move |request| {
-            let gateway = gateway.clone();
-            async move { Ok::<_, Infallible>(handle(gateway, surface, request).await) }
-        },
-    ))
-}
-
-fn unify(answer: http::Response<http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, tower::BoxError>>) -> Answer {
-    use http_body_util::BodyExt as _;
-    answer.map(|body| body.map_err(std::io::Error::other).boxed_unsync())
+    let inner = service_fn(move |request| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, Infallible>(handle(gateway, surface, request).await) }
+    });
+    // The panic layer has a body type of its own, which has no place in `Answer`.
+    ServiceBuilder::new().map_response(body::unify).layer(CatchPanicLayer::custom(panicked)).service(inner)
 }
 
 /// The rim: request id, dispatch, errors, CORS, metrics.
@@ -115,6 +111,7 @@ async fn dispatch(
     request_id: &HeaderValue,
 ) -> Answer {
     let api = if let Found::Route(Route::Call(endpoint)) = &found { endpoint.api() } else { Api::Opaque };
+    let name = if let Found::Route(route) = &found { route.name() } else { "other" };
     let outcome = match found {
         Found::Route(route) if surface == Surface::All || ops::is_for_scrapers(&route) => {
             to_route(gateway, surface, route, request, request_id).await
@@ -128,9 +125,13 @@ async fn dispatch(
     };
     outcome.unwrap_or_else(|error| {
         gateway.metrics.refused(error.code());
-        if reply::status_of(&error).is_client_error() {
-            log::refusal(&error, request_id.to_str().unwrap_or_default());
-        }
+        gateway.refusals.write(&Refusal {
+            code: error.code(),
+            status: reply::status_of(&error).as_u16(),
+            route: name,
+            request_id: request_id.to_str().unwrap_or_default(),
+            cause: &error.cause_chain(),
+        });
         reply::error(&error, api)
     })
 }

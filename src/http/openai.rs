@@ -108,7 +108,6 @@ async fn exchange(gateway: &Arc<Gateway>, mut admission: Admission, request: Req
         Err(error) => {
             admission.head(reply::status_of(&error).as_u16());
             admission.fail(&error);
-            tracing::warn!(endpoint = terms.endpoint.path(), code = error.code().as_str(), cause = error.cause_chain(), "call failed");
             Err(error)
         }
     }

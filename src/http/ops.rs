@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::body::Answer;
 use super::route::Route;
 use super::{Gateway, reply};
-use crate::telemetry::metrics::Gauges;
+use crate::telemetry::metrics::{CONTENT_TYPE, Gauges};
+use crate::upstream::State;
 
 /// Routes of the listener for scrapers.
 pub const fn is_for_scrapers(route: &Route) -> bool {
@@ -54,12 +55,17 @@ pub fn metrics(gateway: &Gateway) -> Answer {
     let keys = gateway.keys.status();
     let ledger = gateway.ledger.stats();
     let gauges = Gauges {
-        rows_waiting: gateway.ledger.waiting(),
-        rows_written: ledger.written,
-        rows_lost: ledger.lost,
-        keys_loaded: keys.keys_loaded,
+        rows_waiting: wide(gateway.ledger.waiting()),
+        rows_written_total: ledger.written,
+        rows_lost_total: ledger.lost,
+        keys_loaded: wide(keys.keys_loaded),
         key_set_version: keys.version,
-        key_set_age: keys.age,
+        key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
+        upstream_up: gateway.upstream.targets().iter().map(|t| (t.url().to_owned(), t.state() == State::Ready)).collect(),
     };
-    reply::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", gateway.metrics.encode(&gauges))
+    reply::with_type(StatusCode::OK, CONTENT_TYPE, gateway.metrics.encode(&gauges))
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }

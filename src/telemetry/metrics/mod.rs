@@ -130,10 +130,24 @@ impl Metrics {
         self.in_flight.inc();
     }
 
+    /// An admitted call turned out to be one that is refused; stands for [`Metrics::settled`].
+    pub fn withdrawn(&self) {
+        self.in_flight.dec();
+    }
+
+    /// Calls admitted and not yet ended.
+    #[must_use]
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
     /// A call ended. `model_label` must come from configuration or from the upstream's own list,
     /// never from a request alone.
     pub fn settled(&self, record: &UsageRecord, model_label: &str) {
         self.in_flight.dec();
+        if record.outcome == Outcome::ClientAbort {
+            self.clients_gone.inc();
+        }
         let (model, tokens) = self.model(model_label);
         tokens.prompt.inc_by(record.prompt_tokens);
         tokens.completion.inc_by(record.completion_tokens);
@@ -160,11 +174,6 @@ impl Metrics {
     /// A connection ended; follows each [`Metrics::connection_opened`] once.
     pub fn connection_closed(&self) {
         self.connections.dec();
-    }
-
-    /// A client left before its answer was whole.
-    pub fn client_gone(&self) {
-        self.clients_gone.inc();
     }
 
     /// All metrics as text of the type [`CONTENT_TYPE`].
