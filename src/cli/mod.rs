@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Paths};
 
 /// What `main` ends with when the process could not do its work.
 const EXIT_FAILURE: u8 = 1;
@@ -47,7 +47,7 @@ enum Verb {
     /// Add, list, rotate and revoke API keys
     Keys(keys::KeysArgs),
     /// Report what was used
-    Usage(usage::UsageArgs),
+    Usage(usage::Args),
 }
 
 /// Parses the command line of this process and does what it says.
@@ -62,7 +62,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Serve(args) => block_on(serve::run(args)),
         Verb::Check(args) => check::run(args),
         Verb::Keys(args) => keys::run(args),
-        Verb::Usage(args) => block_on(usage::run(args)),
+        Verb::Usage(args) => block_on(usage::run(args, Paths::load()?.database)),
     }
 }
 
