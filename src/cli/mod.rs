@@ -6,12 +6,11 @@ mod keys;
 mod serve;
 mod usage;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{ConfigError, Paths};
 
 /// What `main` ends with when the process could not do its work.
 const EXIT_FAILURE: u8 = 1;
@@ -63,7 +62,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Serve(args) => block_on(serve::run(args)),
         Verb::Check(args) => check::run(args),
         Verb::Keys(args) => keys::run(args),
-        Verb::Usage(args) => block_on(usage::run(args, Config::load(BTreeMap::new())?.database)),
+        Verb::Usage(args) => block_on(usage::run(args, Paths::load()?.database)),
     }
 }
 

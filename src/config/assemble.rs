@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::reader::{Reader, in_range, stars, unset};
 use super::{
-    Config, ConfigError, Instance, KeysConfig, Limits, LogConfig, Origin, SinkKind, Sources,
+    Config, ConfigError, Instance, KeysConfig, Limits, LogConfig, Origin, Paths, SinkKind, Sources,
     UsageConfig, later, upstream, values,
 };
 
@@ -45,14 +45,8 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
     let log = read_log(&mut reader, sources.terminal);
     let instance = read_instance(&mut reader, sources);
     let reading = reader.finish();
-    if !reading.faults.is_empty() {
-        return Err(ConfigError {
-            faults: reading.faults,
-            warnings: reading.warnings,
-            settings: reading.settings,
-        });
-    }
-    Ok(Config {
+    let (warnings, settings) = (reading.warnings.clone(), reading.settings.clone());
+    reading.judge(Config {
         host,
         port,
         h2c,
@@ -67,8 +61,20 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
         limits,
         log,
         instance,
-        warnings: reading.warnings,
-        settings: reading.settings,
+        warnings,
+        settings,
+    })
+}
+
+/// Reads what verbs beside `serve` need. A keys file need not exist: `keys add` makes it.
+pub(super) fn paths(sources: &Sources) -> Result<Paths, ConfigError> {
+    let mut reader = Reader::new(sources);
+    let data_dir = read_data_dir(&mut reader);
+    let (keys_file, _) = read_keys_file(&mut reader, &data_dir);
+    let database = read_database(&mut reader, &data_dir, sources.on_cloud_run(), true);
+    reader.finish().judge(Paths {
+        keys_file,
+        database,
     })
 }
 
@@ -122,13 +128,7 @@ fn read_keys(reader: &mut Reader<'_>, data_dir: &Path, on_cloud_run: bool) -> Ke
             "must not be less than KEY_REFRESH_SECONDS",
         );
     }
-    let named = reader.find("API_KEYS_FILE");
-    let explicit = named.is_some();
-    let (file, origin) = match named {
-        Some((path, origin)) => (PathBuf::from(path), origin),
-        None => (data_dir.join("keys.json"), Origin::Default),
-    };
-    reader.show("API_KEYS_FILE", file.display(), origin);
+    let (file, explicit) = read_keys_file(reader, data_dir);
     if !explicit && on_cloud_run {
         reader.fault(
             "API_KEYS_FILE",
@@ -146,6 +146,18 @@ fn read_keys(reader: &mut Reader<'_>, data_dir: &Path, on_cloud_run: bool) -> Ke
         refresh,
         max_stale,
     }
+}
+
+/// The path, and whether it was named.
+fn read_keys_file(reader: &mut Reader<'_>, data_dir: &Path) -> (PathBuf, bool) {
+    let named = reader.find("API_KEYS_FILE");
+    let explicit = named.is_some();
+    let (file, origin) = match named {
+        Some((path, origin)) => (PathBuf::from(path), origin),
+        None => (data_dir.join("keys.json"), Origin::Default),
+    };
+    reader.show("API_KEYS_FILE", file.display(), origin);
+    (file, explicit)
 }
 
 fn read_usage(reader: &mut Reader<'_>, on_cloud_run: bool, ephemeral: bool) -> UsageConfig {

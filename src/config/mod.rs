@@ -68,6 +68,24 @@ impl Config {
     }
 }
 
+/// Where the embedded files are, for the verbs that need no more than that.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// May not exist yet, also when it was named.
+    pub keys_file: PathBuf,
+    pub database: PathBuf,
+}
+
+impl Paths {
+    /// Reads the process's environment and `./.env`, judging only what leads to these files.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn load() -> Result<Self, ConfigError> {
+        assemble::paths(&Sources::of_process(BTreeMap::new()))
+    }
+}
+
 /// One variable as it is in effect.
 #[derive(Clone, Debug)]
 pub struct Setting {

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::vars;
-use super::{Origin, Setting, Sources, dotenv};
+use super::{ConfigError, Origin, Setting, Sources, dotenv};
 use crate::secret::Secret;
 
 /// Longest file that holds a secret, in bytes.
@@ -212,6 +212,26 @@ impl<'a> Reader<'a> {
             if self.find(name).is_some() || self.find(&format!("{name}_FILE")).is_some() {
                 self.warn(name, format_args!("has no effect yet: {why}"));
             }
+        }
+    }
+}
+
+impl Reading {
+    /// The value, if nothing was wrong.
+    pub(super) fn judge<T>(self, value: T) -> Result<T, ConfigError> {
+        let Self {
+            faults,
+            warnings,
+            settings,
+        } = self;
+        if faults.is_empty() {
+            Ok(value)
+        } else {
+            Err(ConfigError {
+                faults,
+                warnings,
+                settings,
+            })
         }
     }
 }

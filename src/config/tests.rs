@@ -281,6 +281,22 @@ fn bounds_that_belong_together_are_compared() {
 }
 
 #[test]
+fn other_verbs_find_the_files_whatever_else_is_wrong() {
+    let pairs = [
+        ("PORT", "x"),
+        ("API_KEYS_FILE", "/no/such/keys.json"),
+        ("DATA_DIR", "/d"),
+    ];
+    let paths = assemble::paths(&Sources {
+        environment: map(&pairs),
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(paths.keys_file.to_str(), Some("/no/such/keys.json"));
+    assert_eq!(paths.database.to_str(), Some("/d/tollgate.db"));
+}
+
+#[test]
 fn a_named_keys_file_must_exist() {
     assert!(faults(&[("API_KEYS_FILE", "/no/such/keys.json")]).contains("API_KEYS_FILE: "));
 }

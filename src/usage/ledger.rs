@@ -67,7 +67,7 @@ impl Ledger {
     /// When the embedded table cannot be opened.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let origin = Origin::new(&config.instance, &config.usage.labels);
-        let path = config.data_dir.join(store::FILE_NAME);
+        let path = config.database;
         Ok(Self::open_sink(config.usage.sink, &path, origin).await?)
     }
 

@@ -19,7 +19,8 @@ const FOLDERS: [&str; 12] = [
     ".github",
 ];
 /// Made by tools, never committed, or both.
-const SKIPPED: [&str; 6] = [
+const SKIPPED: [&str; 7] = [
+    ".git",
     "target",
     "node_modules",
     ".venv",
@@ -108,9 +109,9 @@ fn texts(folders: &[&str]) -> Vec<Source> {
                 continue;
             }
             if path.is_dir() {
-                waiting.push(path)
+                waiting.push(path);
             } else {
-                add(top, &path, &mut sources)
+                add(top, &path, &mut sources);
             }
         }
     }
