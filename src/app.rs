@@ -42,10 +42,21 @@ impl App {
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let keys = KeyRing::new(&config.keys);
         keys.load().await?;
-        if config.upstream.api_key.take_if(|key| keys.holds(key.expose())).is_some() {
-            tracing::warn!("VLLM_API_KEY is a client's key of this gateway; it is not sent upstream");
+        if config
+            .upstream
+            .api_key
+            .take_if(|key| keys.holds(key.expose()))
+            .is_some()
+        {
+            tracing::warn!(
+                "VLLM_API_KEY is a client's key of this gateway; it is not sent upstream"
+            );
         }
-        let upstream = Upstream::new(&config.upstream, &config.limits, config.instance.on_cloud_run)?;
+        let upstream = Upstream::new(
+            &config.upstream,
+            &config.limits,
+            config.instance.on_cloud_run,
+        )?;
         let gateway = Gateway {
             keys,
             upstream,
@@ -59,7 +70,10 @@ impl App {
             public_models: config.public_models,
             cut: CancellationToken::new(),
         };
-        Ok(Self { gateway: Arc::new(gateway), config })
+        Ok(Self {
+            gateway: Arc::new(gateway),
+            config,
+        })
     }
 
     /// Serves on `listener` until `shutdown` is over, then drains: streams end or are cut, rows
@@ -67,7 +81,11 @@ impl App {
     ///
     /// # Errors
     /// When the listener for metrics cannot be bound.
-    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
         let Self { gateway, config } = self;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -85,7 +103,13 @@ impl App {
         for (listener, surface) in listeners {
             let service = service(gateway.clone(), surface);
             let metrics = gateway.metrics.clone();
-            servers.spawn(server::serve(listener, service, settings.clone(), metrics, stop.clone()));
+            servers.spawn(server::serve(
+                listener,
+                service,
+                settings.clone(),
+                metrics,
+                stop.clone(),
+            ));
         }
         servers.close();
         let ledger = gateway.ledger.clone();
@@ -112,7 +136,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = signals()?;
     let app = App::build(config).await?;
     let bound = listener.local_addr().unwrap_or(address);
-    let upstreams: Vec<&str> = app.gateway.upstream.targets().iter().map(|target| target.url()).collect();
+    let upstreams: Vec<&str> = app
+        .gateway
+        .upstream
+        .targets()
+        .iter()
+        .map(|target| target.url())
+        .collect();
     tracing::info!(address = %bound, upstream = upstreams.join(","), version = env!("CARGO_PKG_VERSION"), "tollgate listens");
     app.run(listener, shutdown).await
 }
@@ -134,25 +164,46 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,
 /// is cut; rows go to the sink in what time remains.
-async fn drain(gateway: &Gateway, stop: &CancellationToken, servers: &TaskTracker, limit: Duration) {
+async fn drain(
+    gateway: &Gateway,
+    stop: &CancellationToken,
+    servers: &TaskTracker,
+    limit: Duration,
+) {
     let began = Instant::now();
-    tracing::info!(in_flight = gateway.metrics.in_flight(), limit_s = limit.as_secs(), "shutting down");
+    tracing::info!(
+        in_flight = gateway.metrics.in_flight(),
+        limit_s = limit.as_secs(),
+        "shutting down"
+    );
     stop.cancel();
     let cut_at = began + limit.saturating_sub(SETTLE_TIME);
     if timeout_at(cut_at, servers.wait()).await.is_err() {
-        tracing::warn!(in_flight = gateway.metrics.in_flight(), "time is up: cutting what is under way");
+        tracing::warn!(
+            in_flight = gateway.metrics.in_flight(),
+            "time is up: cutting what is under way"
+        );
         gateway.cut.cancel();
         if timeout(CUT_TIME.min(limit), servers.wait()).await.is_err() {
-            tracing::warn!(in_flight = gateway.metrics.in_flight(), "clients that do not read are left behind");
+            tracing::warn!(
+                in_flight = gateway.metrics.in_flight(),
+                "clients that do not read are left behind"
+            );
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());
     let lost = gateway.ledger.drain(left).await;
     if lost > 0 {
-        tracing::error!(rows = lost, "rows did not reach the sink; the log holds them");
+        tracing::error!(
+            rows = lost,
+            "rows did not reach the sink; the log holds them"
+        );
     }
     gateway.keys.close().await;
-    tracing::info!(took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "shut down");
+    tracing::info!(
+        took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "shut down"
+    );
 }
 
 fn signals() -> anyhow::Result<impl Future<Output = ()>> {

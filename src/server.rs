@@ -60,7 +60,11 @@ pub struct Settings {
 /// # Errors
 /// What the operating system says, `AddrInUse` among it.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -70,9 +74,17 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves until `stop`, then lets what is under way end. The future is over when every connection
 /// is; whoever awaits it decides how long that may take.
-pub async fn serve<S>(listener: TcpListener, service: S, settings: Settings, metrics: Arc<Metrics>, stop: CancellationToken)
-where
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static,
+pub async fn serve<S>(
+    listener: TcpListener,
+    service: S,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
 {
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
@@ -83,8 +95,15 @@ where
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((socket, place)) = accepted else { continue };
-        let serving = connection(socket, service.clone(), settings.clone(), graceful.watcher());
+        let Some((socket, place)) = accepted else {
+            continue;
+        };
+        let serving = connection(
+            socket,
+            service.clone(),
+            settings.clone(),
+            graceful.watcher(),
+        );
         let metrics = metrics.clone();
         connections.spawn(async move {
             metrics.connection_opened();
@@ -99,13 +118,19 @@ where
     connections.wait().await;
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     // The semaphore is never closed.
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((socket, _)) => Some((socket, place)),
         Err(error) => {
-            if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+            ) {
                 tracing::error!(cause = error.to_string(), "cannot accept connections");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -114,14 +139,23 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
     }
 }
 
-async fn connection<S>(socket: TcpStream, service: S, settings: Settings, watcher: hyper_util::server::graceful::Watcher)
-where
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static,
+async fn connection<S>(
+    socket: TcpStream,
+    service: S,
+    settings: Settings,
+    watcher: hyper_util::server::graceful::Watcher,
+) where
+    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
 {
     // Without it small events wait for the acknowledgement of those before them.
     let _ = socket.set_nodelay(true);
     let (socket, prefix, speaks_h2) = if settings.h2c {
-        let Ok(Ok(opened)) = timeout(HEAD_LIMIT, read_preface(socket)).await else { return };
+        let Ok(Ok(opened)) = timeout(HEAD_LIMIT, read_preface(socket)).await else {
+            return;
+        };
         opened
     } else {
         (socket, Bytes::new(), false)
@@ -158,7 +192,12 @@ where
 async fn read_preface(mut socket: TcpStream) -> io::Result<(TcpStream, Bytes, bool)> {
     let mut seen = BytesMut::with_capacity(PREFACE.len());
     while PREFACE.starts_with(&seen) && seen.len() < PREFACE.len() {
-        if (&mut socket).take(wide(PREFACE.len() - seen.len())).read_buf(&mut seen).await? == 0 {
+        if (&mut socket)
+            .take(wide(PREFACE.len() - seen.len()))
+            .read_buf(&mut seen)
+            .await?
+            == 0
+        {
             break;
         }
     }

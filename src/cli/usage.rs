@@ -72,7 +72,11 @@ async fn report(args: &Args, database: &Path, since: OffsetDateTime) -> Result<S
     let heading = heading(&args.by);
     Ok(match args.format {
         Format::Table if totals.is_empty() => {
-            format!("No calls recorded since {} in {}.\n", describe(since), database.display())
+            format!(
+                "No calls recorded since {} in {}.\n",
+                describe(since),
+                database.display()
+            )
         }
         Format::Table => table(&heading, &totals),
         Format::Csv => csv(&heading, &totals),
@@ -113,7 +117,9 @@ fn parse_since(text: &str) -> Result<Since, String> {
         return Ok(Since::At(at));
     }
     if let Ok(date) = time::Date::parse(text, DATE) {
-        return Ok(Since::At(PrimitiveDateTime::new(date, Time::MIDNIGHT).assume_utc()));
+        return Ok(Since::At(
+            PrimitiveDateTime::new(date, Time::MIDNIGHT).assume_utc(),
+        ));
     }
     let unit_seconds = match text.chars().last() {
         Some('d') => 86_400,
@@ -121,8 +127,12 @@ fn parse_since(text: &str) -> Result<Since, String> {
         Some('m') => 60,
         _ => return Err(WORDS.to_owned()),
     };
-    let count = text[..text.len() - 1].parse::<u32>().map_err(|_| WORDS.to_owned())?;
-    Ok(Since::Ago(Duration::from_secs(u64::from(count) * unit_seconds)))
+    let count = text[..text.len() - 1]
+        .parse::<u32>()
+        .map_err(|_| WORDS.to_owned())?;
+    Ok(Since::Ago(Duration::from_secs(
+        u64::from(count) * unit_seconds,
+    )))
 }
 
 fn heading(by: &Grouping) -> String {
@@ -137,12 +147,20 @@ fn heading(by: &Grouping) -> String {
 
 fn describe(at: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
-    at.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| at.to_string())
+    at.to_offset(time::UtcOffset::UTC)
+        .format(format)
+        .unwrap_or_else(|_| at.to_string())
 }
 
 /// Headings of the figures, in the order of [`figures`].
-const FIGURES: [&str; 6] =
-    ["requests", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens", "errors"];
+const FIGURES: [&str; 6] = [
+    "requests",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "errors",
+];
 
 fn figures(totals: &Totals) -> [i64; 6] {
     [
@@ -169,7 +187,11 @@ fn table(heading: &str, totals: &[Totals]) -> String {
     }
     lines.push(("total".to_owned(), sums.map(|sum| sum.to_string())));
 
-    let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    let width = lines
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
     let mut widths = [0; 6];
     for (_, cells) in &lines {
         for (width, cell) in widths.iter_mut().zip(cells) {
@@ -207,7 +229,11 @@ fn csv(heading: &str, totals: &[Totals]) -> String {
 
 /// A cell that no spreadsheet takes for a formula.
 fn csv_cell(text: &str) -> String {
-    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
+    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        "'"
+    } else {
+        ""
+    };
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{guard}{}\"", text.replace('"', "\"\""))
     } else {
@@ -218,7 +244,10 @@ fn csv_cell(text: &str) -> String {
 fn json(heading: &str, totals: &[Totals]) -> String {
     let groups = totals.iter().map(|group| {
         let mut object = Map::new();
-        object.insert(heading.to_owned(), group.name.clone().map_or(Value::Null, Value::String));
+        object.insert(
+            heading.to_owned(),
+            group.name.clone().map_or(Value::Null, Value::String),
+        );
         for (name, figure) in FIGURES.iter().zip(figures(group)) {
             object.insert((*name).to_owned(), Value::from(figure));
         }

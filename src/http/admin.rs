@@ -36,7 +36,10 @@ pub async fn reload_keys(gateway: &Gateway, method: &Method) -> Result<Answer, E
 
 /// `GET /admin/keys`.
 pub fn keys(gateway: &Gateway) -> Answer {
-    reply::json(StatusCode::OK, &json!({"keys": gateway.keys.names().iter().map(key).collect::<Vec<_>>()}))
+    reply::json(
+        StatusCode::OK,
+        &json!({"keys": gateway.keys.names().iter().map(key).collect::<Vec<_>>()}),
+    )
 }
 
 /// `GET /admin/status`.
@@ -78,9 +81,14 @@ fn key(key: &KeyInfo) -> Value {
 }
 
 fn rfc3339(time: SystemTime) -> Option<String> {
-    time::OffsetDateTime::from(time).format(&time::format_description::well_known::Rfc3339).ok()
+    time::OffsetDateTime::from(time)
+        .format(&time::format_description::well_known::Rfc3339)
+        .ok()
 }
 
 fn rejected(rejected: &[Rejected]) -> Vec<Value> {
-    rejected.iter().map(|entry| json!({"name": entry.name, "reason": entry.reason})).collect()
+    rejected
+        .iter()
+        .map(|entry| json!({"name": entry.name, "reason": entry.reason}))
+        .collect()
 }

@@ -114,9 +114,10 @@ impl Admission {
         let outcome = match error.code() {
             Code::UpstreamTimeout => Outcome::Timeout,
             Code::NotReady => Outcome::Drained,
-            Code::UpstreamError | Code::UpstreamUnreachable | Code::UpstreamStarting | Code::Overloaded => {
-                Outcome::UpstreamError
-            }
+            Code::UpstreamError
+            | Code::UpstreamUnreachable
+            | Code::UpstreamStarting
+            | Code::Overloaded => Outcome::UpstreamError,
             _ => Outcome::Complete,
         };
         self.end(outcome, Some(error.code().as_str().to_owned()));
@@ -158,7 +159,9 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
         let elapsed = self.started.elapsed();
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
@@ -168,7 +171,9 @@ impl Drop for Admission {
         if let Some(target) = self.progress.target.get() {
             target.url().clone_into(&mut record.upstream);
         }
-        self.gateway.metrics.settled(&record, &self.gateway.model_label(&record));
+        self.gateway
+            .metrics
+            .settled(&record, &self.gateway.model_label(&record));
         self.gateway.ledger.settle(record);
     }
 }

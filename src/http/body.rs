@@ -31,7 +31,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A body from bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// Bounds one body and all bodies together.
@@ -42,14 +44,21 @@ pub struct Bodies {
 
 impl Bodies {
     pub fn new(limits: &Limits) -> Self {
-        Self { one_bytes: limits.body_bytes, all: Arc::new(Semaphore::new(limits.buffered_bytes)) }
+        Self {
+            one_bytes: limits.body_bytes,
+            all: Arc::new(Semaphore::new(limits.buffered_bytes)),
+        }
     }
 
     /// Reads a body whole. The permit stands for its bytes and is kept as long as they are.
     ///
     /// # Errors
     /// `body_too_large`, `overloaded`, `request_timeout`, `invalid_request`.
-    pub async fn read(&self, headers: &HeaderMap, mut body: Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
+    pub async fn read(
+        &self,
+        headers: &HeaderMap,
+        mut body: Incoming,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
         match self.collect(headers, &mut body).await {
             Ok(read) => Ok(read),
             Err(error) => {
@@ -61,13 +70,22 @@ impl Bodies {
         }
     }
 
-    async fn collect(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
-        let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    async fn collect(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
+        let announced = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|bytes| bytes > self.one_bytes) {
             return Err(too_large());
         }
         let mut held = self.hold(announced.unwrap_or(0))?;
-        let mut pace = Pace { ends_at: Instant::now() + PACE_WINDOW, bytes: 0 };
+        let mut pace = Pace {
+            ends_at: Instant::now() + PACE_WINDOW,
+            bytes: 0,
+        };
         let mut read = BytesMut::with_capacity(announced.unwrap_or(0));
         while let Some(data) = pace.next(body).await? {
             if read.is_empty() && Some(data.len()) == announced {
@@ -77,7 +95,11 @@ impl Bodies {
                 return Err(too_large());
             }
             read.extend_from_slice(&data);
-            if let Some(more) = read.len().checked_sub(held.num_permits()).filter(|more| *more > 0) {
+            if let Some(more) = read
+                .len()
+                .checked_sub(held.num_permits())
+                .filter(|more| *more > 0)
+            {
                 held.merge(self.hold(more)?);
             }
         }
@@ -86,11 +108,17 @@ impl Bodies {
 
     fn hold(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let overloaded = || {
-            Error::new(Code::Overloaded, "the gateway holds as many request bodies as it may; try again in a moment")
-                .retry_after(Duration::from_secs(1))
+            Error::new(
+                Code::Overloaded,
+                "the gateway holds as many request bodies as it may; try again in a moment",
+            )
+            .retry_after(Duration::from_secs(1))
         };
         let bytes = u32::try_from(bytes).map_err(|_| too_large())?;
-        self.all.clone().try_acquire_many_owned(bytes).map_err(|_| overloaded())
+        self.all
+            .clone()
+            .try_acquire_many_owned(bytes)
+            .map_err(|_| overloaded())
     }
 }
 
@@ -106,22 +134,40 @@ impl Pace {
             match timeout_at(self.ends_at, body.frame()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
                     self.bytes = self.bytes.saturating_add(data.len());
                     return Ok(Some(data));
                 }
                 Ok(Some(Err(error))) => {
-                    return Err(Error::new(Code::InvalidRequest, "the request body broke off").because(error));
+                    return Err(
+                        Error::new(Code::InvalidRequest, "the request body broke off")
+                            .because(error),
+                    );
                 }
-                Err(_) if self.bytes >= PACE_BYTES => *self = Self { ends_at: self.ends_at + PACE_WINDOW, bytes: 0 },
-                Err(_) => return Err(Error::new(Code::RequestTimeout, "the request body came too slowly")),
+                Err(_) if self.bytes >= PACE_BYTES => {
+                    *self = Self {
+                        ends_at: self.ends_at + PACE_WINDOW,
+                        bytes: 0,
+                    }
+                }
+                Err(_) => {
+                    return Err(Error::new(
+                        Code::RequestTimeout,
+                        "the request body came too slowly",
+                    ));
+                }
             }
         }
     }
 }
 
 fn too_large() -> Error {
-    Error::new(Code::BodyTooLarge, "the request body is larger than this gateway takes")
+    Error::new(
+        Code::BodyTooLarge,
+        "the request body is larger than this gateway takes",
+    )
 }
 
 /// Reads what a refused client still sends, within bounds. A client that asked first
@@ -133,7 +179,9 @@ pub async fn drain(headers: &HeaderMap, mut body: Incoming) {
     let mut left = DRAIN_BYTES;
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
-            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+            let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else {
+                return;
+            };
             left = rest;
         }
     };

@@ -3,8 +3,8 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, HeaderMap,
-    HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
+    HeaderMap, HeaderValue, ORIGIN, VARY,
 };
 use http::{Response, StatusCode};
 
@@ -25,14 +25,22 @@ pub struct Cors {
 
 impl Cors {
     pub fn new(origins: &[String]) -> Self {
-        Self { any: origins.iter().any(|origin| origin == "*"), origins: origins.to_vec() }
+        Self {
+            any: origins.iter().any(|origin| origin == "*"),
+            origins: origins.to_vec(),
+        }
     }
 
     /// Marks an answer for the page that asked.
     pub fn mark(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
-        let Some(origin) = self.allow(origin) else { return };
+        let Some(origin) = self.allow(origin) else {
+            return;
+        };
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        answer.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
         if !self.any {
             answer.append(VARY, HeaderValue::from_static("origin"));
         }
@@ -44,9 +52,18 @@ impl Cors {
         *answer.status_mut() = StatusCode::NO_CONTENT;
         let headers = answer.headers_mut();
         headers.insert(ALLOW, HeaderValue::from_static(allow));
-        if request.get(ORIGIN).and_then(|origin| self.allow(origin)).is_some() {
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allow));
-            let asked = request.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|value| value.to_str().ok());
+        if request
+            .get(ORIGIN)
+            .and_then(|origin| self.allow(origin))
+            .is_some()
+        {
+            headers.insert(
+                ACCESS_CONTROL_ALLOW_METHODS,
+                HeaderValue::from_static(allow),
+            );
+            let asked = request
+                .get(ACCESS_CONTROL_REQUEST_HEADERS)
+                .and_then(|value| value.to_str().ok());
             let named = match asked {
                 Some(asked) if !asked.is_empty() => format!("{HEADERS}, {asked}"),
                 _ => HEADERS.to_owned(),
@@ -64,6 +81,9 @@ impl Cors {
             return Some(HeaderValue::from_static("*"));
         }
         let sent = origin.to_str().ok()?;
-        self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(sent)).then(|| origin.clone())
+        self.origins
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(sent))
+            .then(|| origin.clone())
     }
 }

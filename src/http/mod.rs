@@ -14,7 +14,7 @@ mod relay;
 mod reply;
 mod route;
 
-pub use body::{Answer, Body, Bodies};
+pub use body::{Answer, Bodies, Body};
 pub use cors::Cors;
 
 use std::any::Any;
@@ -67,26 +67,35 @@ pub enum Surface {
 pub fn service(
     gateway: Arc<Gateway>,
     surface: Surface,
-) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send {
+) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send
+{
     let inner = service_fn(move |request| {
         let gateway = gateway.clone();
         async move { Ok::<_, Infallible>(handle(gateway, surface, request).await) }
     });
     // The panic layer has a body type of its own, which has no place in `Answer`.
-    ServiceBuilder::new().map_response(body::unify).layer(CatchPanicLayer::custom(panicked)).service(inner)
+    ServiceBuilder::new()
+        .map_response(body::unify)
+        .layer(CatchPanicLayer::custom(panicked))
+        .service(inner)
 }
 
 /// The rim: request id, dispatch, errors, CORS, metrics.
 async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incoming>) -> Answer {
     let request_id = new_request_id();
-    let client_id = call::client_request_id(request.headers()).and_then(|id| HeaderValue::try_from(id).ok());
+    let client_id =
+        call::client_request_id(request.headers()).and_then(|id| HeaderValue::try_from(id).ok());
     let origin = request.headers().get(http::header::ORIGIN).cloned();
     let is_head = request.method() == Method::HEAD;
     let found = match *request.method() {
         Method::OPTIONS => Found::Nothing,
         _ => route::find(request.method(), request.uri().path()),
     };
-    let name = if let Found::Route(route) = &found { route.name() } else { "other" };
+    let name = if let Found::Route(route) = &found {
+        route.name()
+    } else {
+        "other"
+    };
     let mut answer = dispatch(&gateway, surface, found, request, &request_id).await;
     let headers = answer.headers_mut();
     if let Some(origin) = origin {
@@ -110,8 +119,16 @@ async fn dispatch(
     request: Request<Incoming>,
     request_id: &HeaderValue,
 ) -> Answer {
-    let api = if let Found::Route(Route::Call(endpoint)) = &found { endpoint.api() } else { Api::Opaque };
-    let name = if let Found::Route(route) = &found { route.name() } else { "other" };
+    let api = if let Found::Route(Route::Call(endpoint)) = &found {
+        endpoint.api()
+    } else {
+        Api::Opaque
+    };
+    let name = if let Found::Route(route) = &found {
+        route.name()
+    } else {
+        "other"
+    };
     let outcome = match found {
         Found::Route(route) if surface == Surface::All || ops::is_for_scrapers(&route) => {
             to_route(gateway, surface, route, request, request_id).await
@@ -175,7 +192,10 @@ async fn to_route(
             admin_of(gateway, headers).await?;
             Ok(admin::status(gateway))
         }
-        Route::Accounts => Err(Error::new(Code::AccountsDisabled, "this gateway has no user accounts; call it with a service key")),
+        Route::Accounts => Err(Error::new(
+            Code::AccountsDisabled,
+            "this gateway has no user accounts; call it with a service key",
+        )),
     }
 }
 
@@ -192,7 +212,10 @@ async fn admin_of(gateway: &Gateway, headers: &http::HeaderMap) -> Result<Princi
     if principal.entry.admin {
         return Ok(principal);
     }
-    Err(Error::new(Code::AdminRequired, "this route needs an admin key"))
+    Err(Error::new(
+        Code::AdminRequired,
+        "this route needs an admin key",
+    ))
 }
 
 impl Gateway {
@@ -200,8 +223,16 @@ impl Gateway {
     /// cannot make labels up.
     pub fn model_label(&self, record: &UsageRecord) -> String {
         let served = record.served_model.as_deref().unwrap_or_default();
-        let is_known = self.upstream.targets().iter().any(|target| target.knowledge().card(served).is_some());
-        if is_known { served.to_owned() } else { "other".to_owned() }
+        let is_known = self
+            .upstream
+            .targets()
+            .iter()
+            .any(|target| target.knowledge().card(served).is_some());
+        if is_known {
+            served.to_owned()
+        } else {
+            "other".to_owned()
+        }
     }
 }
 
@@ -217,8 +248,18 @@ fn new_request_id() -> HeaderValue {
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Answer {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("of another type"), "a request panicked");
-    let error = Error::new(Code::UpstreamError, "the gateway failed with an internal error").status(500);
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(
+        panic = text.unwrap_or("of another type"),
+        "a request panicked"
+    );
+    let error = Error::new(
+        Code::UpstreamError,
+        "the gateway failed with an internal error",
+    )
+    .status(500);
     reply::error(&error, Api::Opaque)
 }

@@ -13,7 +13,10 @@ use crate::upstream::Knowledge;
 
 /// `GET /v1/models`.
 pub async fn list(gateway: &Gateway) -> Answer {
-    reply::json(StatusCode::OK, &json!({"object": "list", "data": cards(gateway).await}))
+    reply::json(
+        StatusCode::OK,
+        &json!({"object": "list", "data": cards(gateway).await}),
+    )
 }
 
 /// `GET /v1/models/{id}`.
@@ -22,8 +25,15 @@ pub async fn list(gateway: &Gateway) -> Answer {
 /// `model_not_found`.
 pub async fn one(gateway: &Gateway, id: &str) -> Result<Answer, Error> {
     let cards = cards(gateway).await;
-    let card = cards.iter().find(|card| card.get("id").and_then(Value::as_str) == Some(id));
-    let not_found = || Error::new(Code::ModelNotFound, "there is no such model here; the list of models tells which there are");
+    let card = cards
+        .iter()
+        .find(|card| card.get("id").and_then(Value::as_str) == Some(id));
+    let not_found = || {
+        Error::new(
+            Code::ModelNotFound,
+            "there is no such model here; the list of models tells which there are",
+        )
+    };
     Ok(reply::json(StatusCode::OK, card.ok_or_else(not_found)?))
 }
 
@@ -31,7 +41,9 @@ async fn cards(gateway: &Gateway) -> Vec<Map<String, Value>> {
     let known = gateway.upstream.list().await;
     let mut cards: Vec<Map<String, Value>> = Vec::new();
     for card in known.iter().flat_map(|known| known.models.iter().flatten()) {
-        let is_new = cards.iter().all(|seen| seen.get("id") != card.raw.get("id"));
+        let is_new = cards
+            .iter()
+            .all(|seen| seen.get("id") != card.raw.get("id"));
         if is_new {
             cards.push(card.raw.clone());
         }
@@ -53,12 +65,22 @@ fn alias_card(
     known: &[Arc<Knowledge>],
 ) -> Option<Map<String, Value>> {
     let is_known = known.iter().any(|known| known.models.is_some());
-    let id_of = |card: &Map<String, Value>| card.get("id").and_then(Value::as_str).map(str::to_owned);
-    if cards.iter().any(|card| id_of(card).as_deref() == Some(alias)) {
+    let id_of =
+        |card: &Map<String, Value>| card.get("id").and_then(Value::as_str).map(str::to_owned);
+    if cards
+        .iter()
+        .any(|card| id_of(card).as_deref() == Some(alias))
+    {
         return None;
     }
     let target = match (model, cards) {
-        ("*", [only, ..]) if known.iter().all(|known| known.models.as_ref().is_none_or(|m| m.len() == 1)) => Some(only),
+        ("*", [only, ..])
+            if known
+                .iter()
+                .all(|known| known.models.as_ref().is_none_or(|m| m.len() == 1)) =>
+        {
+            Some(only)
+        }
         ("*", _) => None,
         (id, cards) => cards.iter().find(|card| id_of(card).as_deref() == Some(id)),
     };
@@ -68,12 +90,23 @@ fn alias_card(
     let mut card = Map::new();
     card.insert("id".to_owned(), alias.into());
     card.insert("object".to_owned(), "model".into());
-    card.insert("created".to_owned(), target.and_then(|card| card.get("created")).cloned().unwrap_or_else(|| 0.into()));
+    card.insert(
+        "created".to_owned(),
+        target
+            .and_then(|card| card.get("created"))
+            .cloned()
+            .unwrap_or_else(|| 0.into()),
+    );
     card.insert("owned_by".to_owned(), "tollgate".into());
     if let Some(target) = target {
         for name in ["id", "max_model_len"] {
-            let Some(value) = target.get(name) else { continue };
-            card.insert(if name == "id" { "root" } else { name }.to_owned(), value.clone());
+            let Some(value) = target.get(name) else {
+                continue;
+            };
+            card.insert(
+                if name == "id" { "root" } else { name }.to_owned(),
+                value.clone(),
+            );
         }
     }
     Some(card)

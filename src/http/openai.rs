@@ -52,15 +52,25 @@ pub async fn answer(
     exchange(gateway, admission, request).await
 }
 
-async fn identify(gateway: &Gateway, endpoint: Endpoint, headers: &http::HeaderMap) -> Result<Principal, Error> {
+async fn identify(
+    gateway: &Gateway,
+    endpoint: Endpoint,
+    headers: &http::HeaderMap,
+) -> Result<Principal, Error> {
     let principal = gateway.keys.identify(headers).await?;
     call::check_type(endpoint, headers)?;
     Ok(principal)
 }
 
 /// A key with a list of models calls those alone, by id or by alias.
-async fn allow_model(gateway: &Gateway, principal: &Principal, model: Option<&str>) -> Result<(), Error> {
-    let Some(allowed) = &principal.entry.models else { return Ok(()) };
+async fn allow_model(
+    gateway: &Gateway,
+    principal: &Principal,
+    model: Option<&str>,
+) -> Result<(), Error> {
+    let Some(allowed) = &principal.entry.models else {
+        return Ok(());
+    };
     let names = gateway.upstream.names_of(model).await;
     if names.iter().any(|name| allowed.contains(name)) {
         return Ok(());
@@ -70,7 +80,11 @@ async fn allow_model(gateway: &Gateway, principal: &Principal, model: Option<&st
 
 /// Sends the call and answers with what comes back. A stream that waits too long for its upstream
 /// gets its head early, so that nothing between takes it for dead.
-async fn exchange(gateway: &Arc<Gateway>, mut admission: Admission, request: Request) -> Result<Answer, Error> {
+async fn exchange(
+    gateway: &Arc<Gateway>,
+    mut admission: Admission,
+    request: Request,
+) -> Result<Answer, Error> {
     let terms = Terms {
         endpoint: request.endpoint,
         asked: request.asked,
@@ -80,7 +94,8 @@ async fn exchange(gateway: &Arc<Gateway>, mut admission: Admission, request: Req
     let is_stream = request.stream;
     let progress = admission.progress();
     let sender = gateway.clone();
-    let mut pending: Pending = Box::pin(async move { sender.upstream.forward(request, &progress).await });
+    let mut pending: Pending =
+        Box::pin(async move { sender.upstream.forward(request, &progress).await });
     let answer = tokio::select! {
         biased;
         answer = &mut pending => answer,
@@ -132,11 +147,17 @@ fn relay(mut admission: Admission, terms: Terms, mut exchange: Exchange) -> Answ
 fn stream_head(body: body::Body) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = StatusCode::OK;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    answer.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
     reply::mark_stream(answer.headers_mut());
     answer
 }
 
 fn shutting_down() -> Error {
-    Error::new(Code::NotReady, "this instance of the gateway is shutting down; try again")
+    Error::new(
+        Code::NotReady,
+        "this instance of the gateway is shutting down; try again",
+    )
 }

@@ -18,18 +18,28 @@ pub const fn is_for_scrapers(route: &Route) -> bool {
 /// `GET /`.
 pub fn root() -> Answer {
     let links = json!({"health": "/health", "ready": "/ready", "models": "/v1/models", "chat": "/v1/chat/completions"});
-    reply::json(StatusCode::OK, &json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION"), "links": links}))
+    reply::json(
+        StatusCode::OK,
+        &json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION"), "links": links}),
+    )
 }
 
 /// `GET /health`: the process serves. Nothing else is consulted.
 pub fn health() -> Answer {
-    reply::json(StatusCode::OK, &json!({"status": "ok", "service": "tollgate", "version": env!("CARGO_PKG_VERSION")}))
+    reply::json(
+        StatusCode::OK,
+        &json!({"status": "ok", "service": "tollgate", "version": env!("CARGO_PKG_VERSION")}),
+    )
 }
 
 /// `GET /ready`.
 pub fn ready(gateway: &Gateway) -> Answer {
     let has_keys = gateway.keys.is_loaded();
-    let status = if has_keys { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if has_keys {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let body = json!({
         "status": if has_keys { "ready" } else { "not_ready" },
         "keys": if has_keys { "ready" } else { "unknown" },
@@ -44,7 +54,12 @@ pub fn ready(gateway: &Gateway) -> Answer {
 pub fn upstreams(gateway: &Gateway) -> Vec<Value> {
     let describe = |target: &std::sync::Arc<crate::upstream::Target>| {
         let known = target.knowledge();
-        let models: Vec<&str> = known.models.iter().flatten().map(|card| card.id.as_str()).collect();
+        let models: Vec<&str> = known
+            .models
+            .iter()
+            .flatten()
+            .map(|card| card.id.as_str())
+            .collect();
         json!({"url": target.url(), "state": target.state().as_str(), "in_flight": target.in_flight(), "models": models})
     };
     gateway.upstream.targets().iter().map(describe).collect()
@@ -61,9 +76,18 @@ pub fn metrics(gateway: &Gateway) -> Answer {
         keys_loaded: wide(keys.keys_loaded),
         key_set_version: keys.version,
         key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
-        upstream_up: gateway.upstream.targets().iter().map(|t| (t.url().to_owned(), t.state() == State::Ready)).collect(),
+        upstream_up: gateway
+            .upstream
+            .targets()
+            .iter()
+            .map(|t| (t.url().to_owned(), t.state() == State::Ready))
+            .collect(),
     };
-    reply::with_type(StatusCode::OK, CONTENT_TYPE, gateway.metrics.encode(&gauges))
+    reply::with_type(
+        StatusCode::OK,
+        CONTENT_TYPE,
+        gateway.metrics.encode(&gauges),
+    )
 }
 
 fn wide(count: usize) -> u64 {

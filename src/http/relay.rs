@@ -21,7 +21,8 @@ use super::reply;
 use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::upstream::{
-    Answer, Asked, Busy, Capture, EVENT_BYTES, End, Endpoint, Exchange, Splitter, Stream, Target, Tokens,
+    Answer, Asked, Busy, Capture, EVENT_BYTES, End, Endpoint, Exchange, Splitter, Stream, Target,
+    Tokens,
 };
 use crate::usage::{CountedBy, Outcome};
 
@@ -74,18 +75,37 @@ struct Passing {
 
 /// The side view of the bytes.
 enum View {
-    Events { splitter: Splitter, stream: Box<Stream>, scratch: Vec<Bytes> },
+    Events {
+        splitter: Splitter,
+        stream: Box<Stream>,
+        scratch: Vec<Bytes>,
+    },
     Plain(Capture),
 }
 
 impl Relay {
     /// For an answer whose head is here. `is_stream` is what its content type says.
-    pub fn passing(admission: Admission, terms: Terms, exchange: Exchange, is_stream: bool) -> Body {
-        let view = if is_stream { View::events(&terms, &exchange.target) } else { View::Plain(Capture::new("usage")) };
-        let Exchange { body, target, busy, .. } = exchange;
+    pub fn passing(
+        admission: Admission,
+        terms: Terms,
+        exchange: Exchange,
+        is_stream: bool,
+    ) -> Body {
+        let view = if is_stream {
+            View::events(&terms, &exchange.target)
+        } else {
+            View::Plain(Capture::new("usage"))
+        };
+        let Exchange {
+            body, target, busy, ..
+        } = exchange;
         let mut relay = Self::new(admission, terms, Phase::Over, view);
         let is_empty = body.is_end_stream();
-        relay.phase = Phase::Passing(Passing { body, target, _busy: busy });
+        relay.phase = Phase::Passing(Passing {
+            body,
+            target,
+            _busy: busy,
+        });
         if is_empty {
             relay.close();
         }
@@ -94,13 +114,26 @@ impl Relay {
 
     /// For a stream whose client got its head before the upstream's was there.
     pub fn waiting(admission: Admission, terms: Terms, pending: Pending) -> Body {
-        let mut relay = Self::new(admission, terms, Phase::Waiting(pending), View::Plain(Capture::new("usage")));
+        let mut relay = Self::new(
+            admission,
+            terms,
+            Phase::Waiting(pending),
+            View::Plain(Capture::new("usage")),
+        );
         relay.out.push_back(COMMENT);
         relay.into_body()
     }
 
     fn new(admission: Admission, terms: Terms, phase: Phase, view: View) -> Self {
-        Self { admission, terms, phase, view, out: VecDeque::new(), last_sent: Instant::now(), waiting_since: None }
+        Self {
+            admission,
+            terms,
+            phase,
+            view,
+            out: VecDeque::new(),
+            last_sent: Instant::now(),
+            waiting_since: None,
+        }
     }
 
     fn into_body(self) -> Body {
@@ -120,14 +153,18 @@ impl Relay {
                 return Some(Ok(bytes));
             }
             let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
-            let is_stream = matches!(self.view, View::Events { .. }) || matches!(self.phase, Phase::Waiting(_));
+            let is_stream =
+                matches!(self.view, View::Events { .. }) || matches!(self.phase, Phase::Waiting(_));
             let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
             let give_up_at = waiting_since + self.terms.limits.upstream_idle;
             let event = match &mut self.phase {
                 Phase::Over => return None,
                 Phase::Trailing(passing) => {
                     // Whether it ends in time only decides if the connection is used again.
-                    let _ = timeout(TRAILING_LIMIT, async { while passing.body.frame().await.is_some() {} }).await;
+                    let _ = timeout(TRAILING_LIMIT, async {
+                        while passing.body.frame().await.is_some() {}
+                    })
+                    .await;
                     self.phase = Phase::Over;
                     return None;
                 }
@@ -165,14 +202,24 @@ impl Relay {
             }
             Event::Frame(None) => return self.upstream_ended(),
             Event::Frame(Some(Err(error))) => {
-                let error = Error::new(Code::UpstreamError, "the model server broke off in the middle of its answer").because(error);
+                let error = Error::new(
+                    Code::UpstreamError,
+                    "the model server broke off in the middle of its answer",
+                )
+                .because(error);
                 return self.fail(&error);
             }
             Event::Idle => {
-                return self.fail(&Error::new(Code::UpstreamTimeout, "the model server fell silent in the middle of its answer"));
+                return self.fail(&Error::new(
+                    Code::UpstreamTimeout,
+                    "the model server fell silent in the middle of its answer",
+                ));
             }
             Event::Cut => {
-                return self.fail(&Error::new(Code::NotReady, "this instance of the gateway is shutting down; try again"));
+                return self.fail(&Error::new(
+                    Code::NotReady,
+                    "this instance of the gateway is shutting down; try again",
+                ));
             }
         }
         Ok(())
@@ -183,13 +230,26 @@ impl Relay {
         match answer {
             Ok(Answer::Exchange(exchange)) if is_event_stream(&exchange.headers) => {
                 self.view = View::events(&self.terms, &exchange.target);
-                let Exchange { body, target, busy, .. } = exchange;
-                self.phase = Phase::Passing(Passing { body, target, _busy: busy });
+                let Exchange {
+                    body, target, busy, ..
+                } = exchange;
+                self.phase = Phase::Passing(Passing {
+                    body,
+                    target,
+                    _busy: busy,
+                });
             }
-            Ok(Answer::Exchange(_)) => self.fail_in_stream(&Error::new(Code::UpstreamError, "the model server did not answer with a stream")),
+            Ok(Answer::Exchange(_)) => self.fail_in_stream(&Error::new(
+                Code::UpstreamError,
+                "the model server did not answer with a stream",
+            )),
             Ok(Answer::Refusal(refusal)) => {
                 self.admission.end(Outcome::Complete, Some(refusal.code));
-                self.out.push_back([b"data: ", refusal.body.trim_ascii(), b"\n\n"].concat().into());
+                self.out.push_back(
+                    [b"data: ", refusal.body.trim_ascii(), b"\n\n"]
+                        .concat()
+                        .into(),
+                );
                 self.phase = Phase::Over;
             }
             Err(error) => self.fail_in_stream(&error),
@@ -208,7 +268,11 @@ impl Relay {
                 }
                 Ok(())
             }
-            View::Events { splitter, stream, scratch } => {
+            View::Events {
+                splitter,
+                stream,
+                scratch,
+            } => {
                 splitter.push(data);
                 while let Some(event) = splitter.next_event() {
                     stream.event(event, scratch);
@@ -216,9 +280,10 @@ impl Relay {
                 let is_too_large = splitter.waiting_bytes() > EVENT_BYTES;
                 self.out.extend(scratch.drain(..));
                 match stream.end() {
-                    End::Open if is_too_large => {
-                        self.fail(&Error::new(Code::UpstreamError, "the model server sent an event that is too large"))
-                    }
+                    End::Open if is_too_large => self.fail(&Error::new(
+                        Code::UpstreamError,
+                        "the model server sent an event that is too large",
+                    )),
                     End::Open => Ok(()),
                     end => {
                         self.stream_ended(end);
@@ -231,7 +296,12 @@ impl Relay {
 
     /// The upstream ended its body in order.
     fn upstream_ended(&mut self) -> io::Result<()> {
-        if let View::Events { splitter, stream, scratch } = &mut self.view {
+        if let View::Events {
+            splitter,
+            stream,
+            scratch,
+        } = &mut self.view
+        {
             let rest = splitter.finish();
             if !rest.is_empty() {
                 stream.event(rest, scratch);
@@ -254,10 +324,16 @@ impl Relay {
         match end {
             End::Proper => self.admission.end(Outcome::Complete, None),
             End::UpstreamError => {
-                self.admission.end(Outcome::UpstreamError, Some(Code::UpstreamError.as_str().to_owned()));
+                self.admission.end(
+                    Outcome::UpstreamError,
+                    Some(Code::UpstreamError.as_str().to_owned()),
+                );
             }
             End::Open | End::Improper => {
-                return self.fail_in_stream(&Error::new(Code::UpstreamError, "the model server ended its answer before it was complete"));
+                return self.fail_in_stream(&Error::new(
+                    Code::UpstreamError,
+                    "the model server ended its answer before it was complete",
+                ));
             }
         }
         self.trail();
@@ -295,20 +371,29 @@ impl Relay {
     }
 
     fn fail_in_stream(&mut self, error: &Error) {
-        if let View::Events { stream, scratch, .. } = &mut self.view {
+        if let View::Events {
+            stream, scratch, ..
+        } = &mut self.view
+        {
             stream.finish(scratch);
             self.out.extend(scratch.drain(..));
         }
         self.note_tokens();
         self.admission.fail(error);
         self.log(error);
-        self.out.push_back(reply::error_event(error, self.terms.endpoint.api()).into());
+        self.out
+            .push_back(reply::error_event(error, self.terms.endpoint.api()).into());
         // Dropping the upstream's body closes its connection.
         self.phase = Phase::Over;
     }
 
     fn log(&self, error: &Error) {
-        tracing::warn!(endpoint = self.terms.endpoint.path(), code = error.code().as_str(), cause = error.cause_chain(), "answer broke off");
+        tracing::warn!(
+            endpoint = self.terms.endpoint.path(),
+            code = error.code().as_str(),
+            cause = error.cause_chain(),
+            "answer broke off"
+        );
     }
 
     /// Writes down what is known of the tokens by now.
@@ -351,7 +436,11 @@ enum Event {
 impl View {
     fn events(terms: &Terms, target: &Target) -> Self {
         let stream = Stream::new(terms.endpoint.api(), terms.asked, target.fingerprint());
-        Self::Events { splitter: Splitter::default(), stream: Box::new(stream), scratch: Vec::new() }
+        Self::Events {
+            splitter: Splitter::default(),
+            stream: Box::new(stream),
+            scratch: Vec::new(),
+        }
     }
 }
 
@@ -360,5 +449,10 @@ pub fn is_event_stream(headers: &http::HeaderMap) -> bool {
     headers
         .get(http::header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.trim_start().get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream")))
+        .is_some_and(|value| {
+            value
+                .trim_start()
+                .get(..17)
+                .is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+        })
 }

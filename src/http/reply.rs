@@ -1,7 +1,9 @@
 //! The sole mapping of errors to HTTP: status, headers, and the error object in the dialect of the
 //! route. Also the small JSON answers.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -23,8 +25,12 @@ pub const fn status(code: Code) -> StatusCode {
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
-        Code::UpstreamUnreachable | Code::UpstreamError | Code::ReloadFailed => StatusCode::BAD_GATEWAY,
-        Code::UpstreamStarting | Code::Overloaded | Code::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        Code::UpstreamUnreachable | Code::UpstreamError | Code::ReloadFailed => {
+            StatusCode::BAD_GATEWAY
+        }
+        Code::UpstreamStarting | Code::Overloaded | Code::NotReady => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -32,7 +38,10 @@ pub const fn status(code: Code) -> StatusCode {
 /// The status of an error: its code's, unless an upstream's was kept.
 #[must_use]
 pub fn status_of(error: &Error) -> StatusCode {
-    error.kept_status().and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(status(error.code()))
+    error
+        .kept_status()
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .unwrap_or(status(error.code()))
 }
 
 /// OpenAI's name for the class of an error.
@@ -82,8 +91,16 @@ pub fn error(error: &Error, api: Api) -> Answer {
 /// A known path with a wrong method.
 #[must_use]
 pub fn wrong_method(allow: &'static str) -> Answer {
-    let mut answer = error(&Error::new(Code::MethodNotAllowed, "this route does not take this method"), Api::Opaque);
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    let mut answer = error(
+        &Error::new(
+            Code::MethodNotAllowed,
+            "this route does not take this method",
+        ),
+        Api::Opaque,
+    );
+    answer
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }
 
@@ -92,7 +109,11 @@ pub fn wrong_method(allow: &'static str) -> Answer {
 #[must_use]
 pub fn error_event(error: &Error, api: Api) -> String {
     let status = status_of(error);
-    let code = if status.is_server_error() { Value::from(status.as_u16()) } else { Value::from(error.code().as_str()) };
+    let code = if status.is_server_error() {
+        Value::from(status.as_u16())
+    } else {
+        Value::from(error.code().as_str())
+    };
     match api {
         Api::Messages => {
             let object = json!({"type": "error", "error": anthropic(error, status)});
@@ -102,7 +123,10 @@ pub fn error_event(error: &Error, api: Api) -> String {
             let object = json!({"type": "error", "code": error.code().as_str(), "message": error.message(), "param": error.field(), "sequence_number": 0});
             format!("event: error\ndata: {object}\n\n")
         }
-        Api::Choices | Api::Opaque => format!("data: {}\n\n", json!({"error": openai(error, status, code)})),
+        Api::Choices | Api::Opaque => format!(
+            "data: {}\n\n",
+            json!({"error": openai(error, status, code)})
+        ),
     }
 }
 
@@ -123,16 +147,27 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 
 /// An answer of a given content type.
 #[must_use]
-pub fn with_type(status: StatusCode, content_type: &'static str, text: impl Into<bytes::Bytes>) -> Answer {
+pub fn with_type(
+    status: StatusCode,
+    content_type: &'static str,
+    text: impl Into<bytes::Bytes>,
+) -> Answer {
     let mut answer = Response::new(full(text));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
 /// Headers that keep an event stream flowing through proxies.
 pub fn mark_stream(headers: &mut http::HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
 }

@@ -62,7 +62,9 @@ impl Route {
     }
 
     fn takes(&self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+        self.allow()
+            .split(", ")
+            .any(|allowed| allowed == method.as_str())
     }
 }
 
@@ -87,7 +89,10 @@ fn route(path: &str) -> Option<Route> {
     if let Some(endpoint) = endpoint(&path) {
         return Some(Route::Call(endpoint));
     }
-    if let Some(id) = path.strip_prefix("/models/").or_else(|| path.strip_prefix("/v1/models/")) {
+    if let Some(id) = path
+        .strip_prefix("/models/")
+        .or_else(|| path.strip_prefix("/v1/models/"))
+    {
         return decode(id).map(Route::Model);
     }
     match &*path {
@@ -99,21 +104,38 @@ fn route(path: &str) -> Option<Route> {
         "/admin/reload-keys" => Some(Route::ReloadKeys),
         "/admin/keys" => Some(Route::AdminKeys),
         "/admin/status" => Some(Route::AdminStatus),
-        "/auth/register" | "/auth/token" | "/auth/refresh" | "/users/me" | "/users/me/password"
-        | "/users/me/api-key" | "/users/me/token-limit" | "/users/usage" | "/admin/users" => Some(Route::Accounts),
-        other => other.starts_with("/admin/users/").then_some(Route::Accounts),
+        "/auth/register"
+        | "/auth/token"
+        | "/auth/refresh"
+        | "/users/me"
+        | "/users/me/password"
+        | "/users/me/api-key"
+        | "/users/me/token-limit"
+        | "/users/usage"
+        | "/admin/users" => Some(Route::Accounts),
+        other => other
+            .starts_with("/admin/users/")
+            .then_some(Route::Accounts),
     }
 }
 
 /// A model route, with or without `/v1`.
 fn endpoint(path: &str) -> Option<Endpoint> {
-    let bare = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-    Endpoint::ALL.into_iter().find(|endpoint| endpoint.path().trim_start_matches("/v1") == bare)
+    let bare = path
+        .strip_prefix("/v1")
+        .filter(|rest| rest.starts_with('/'))
+        .unwrap_or(path);
+    Endpoint::ALL
+        .into_iter()
+        .find(|endpoint| endpoint.path().trim_start_matches("/v1") == bare)
 }
 
 /// Collapses repeated slashes and repeated `/v1`, and drops a trailing slash.
 fn normalise(path: &str) -> Cow<'_, str> {
-    if !path.contains("//") && !path.starts_with("/v1/v1") && (path.len() == 1 || !path.ends_with('/')) {
+    if !path.contains("//")
+        && !path.starts_with("/v1/v1")
+        && (path.len() == 1 || !path.ends_with('/'))
+    {
         return Cow::Borrowed(path);
     }
     let mut clean = String::with_capacity(path.len());
@@ -126,7 +148,11 @@ fn normalise(path: &str) -> Cow<'_, str> {
         clean.push('/');
         clean.push_str(segment);
     }
-    Cow::Owned(if clean.is_empty() { "/".to_owned() } else { clean })
+    Cow::Owned(if clean.is_empty() {
+        "/".to_owned()
+    } else {
+        clean
+    })
 }
 
 /// Percent-decodes a model id; `None` if it is no text.
@@ -162,13 +188,21 @@ mod tests {
     fn paths_are_normalised() {
         let chat = || Found::Route(Route::Call(Endpoint::ChatCompletions));
         for path in [
-            "/v1/chat/completions", "/chat/completions", "//v1//chat/completions/", "/v1/v1/chat/completions",
-            "/v1//v1/chat//completions", "/v1/v1/v1/chat/completions/",
+            "/v1/chat/completions",
+            "/chat/completions",
+            "//v1//chat/completions/",
+            "/v1/v1/chat/completions",
+            "/v1//v1/chat//completions",
+            "/v1/v1/v1/chat/completions/",
         ] {
             assert_eq!(post(path), chat(), "{path}");
         }
         for path in ["/v1/tokenize", "/tokenize", "/tokenize/"] {
-            assert_eq!(post(path), Found::Route(Route::Call(Endpoint::Tokenize)), "{path}");
+            assert_eq!(
+                post(path),
+                Found::Route(Route::Call(Endpoint::Tokenize)),
+                "{path}"
+            );
         }
         assert_eq!(get("//"), Found::Route(Route::Root));
         assert_eq!(get("/health/"), Found::Route(Route::Health));
@@ -177,8 +211,20 @@ mod tests {
     #[test]
     fn nothing_else_exists() {
         for path in [
-            "/v2/chat/completions", "/v1", "/v1/chat", "/v1/chat/completions/x", "/v1/./models", "/v1/../health",
-            "/v1/%63hat/completions", "/invocations", "/admin", "/v1/health", "/.env", "", "*", "/v1/chat/v1/completions",
+            "/v2/chat/completions",
+            "/v1",
+            "/v1/chat",
+            "/v1/chat/completions/x",
+            "/v1/./models",
+            "/v1/../health",
+            "/v1/%63hat/completions",
+            "/invocations",
+            "/admin",
+            "/v1/health",
+            "/.env",
+            "",
+            "*",
+            "/v1/chat/v1/completions",
         ] {
             assert_eq!(post(path), Found::Nothing, "{path}");
         }
@@ -186,8 +232,16 @@ mod tests {
 
     #[test]
     fn model_ids_may_hold_slashes() {
-        for path in ["/v1/models/org/name-7B", "/v1/models/org%2Fname-7B", "/models/org%2fname-7B/"] {
-            assert_eq!(get(path), Found::Route(Route::Model("org/name-7B".to_owned())), "{path}");
+        for path in [
+            "/v1/models/org/name-7B",
+            "/v1/models/org%2Fname-7B",
+            "/models/org%2fname-7B/",
+        ] {
+            assert_eq!(
+                get(path),
+                Found::Route(Route::Model("org/name-7B".to_owned())),
+                "{path}"
+            );
         }
         assert_eq!(get("/v1/models/%"), Found::Nothing);
         assert_eq!(get("/v1/models/%ff"), Found::Nothing);
@@ -196,7 +250,10 @@ mod tests {
 
     #[test]
     fn wrong_methods_name_the_right_ones() {
-        assert_eq!(get("/v1/chat/completions"), Found::WrongMethod("POST, OPTIONS"));
+        assert_eq!(
+            get("/v1/chat/completions"),
+            Found::WrongMethod("POST, OPTIONS")
+        );
         assert_eq!(post("/health"), Found::WrongMethod("GET, HEAD, OPTIONS"));
         assert_eq!(find(&Method::HEAD, "/health"), Found::Route(Route::Health));
         assert_eq!(post("/admin/reload-keys"), Found::Route(Route::ReloadKeys));

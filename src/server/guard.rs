@@ -30,9 +30,15 @@ impl FirstHead {
     pub fn noted_by<S>(
         &self,
         service: S,
-    ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static
+    ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
     where
-        S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + 'static,
     {
         let first_head = self.0.clone();
         service_fn(move |request| {
@@ -60,9 +66,21 @@ pub struct Guarded {
 
 impl Guarded {
     /// A fresh connection, of which `prefix` was read already.
-    pub fn new(socket: TcpStream, prefix: Bytes, stall_limit: Duration, head_limit: Duration) -> Self {
+    pub fn new(
+        socket: TcpStream,
+        prefix: Bytes,
+        stall_limit: Duration,
+        head_limit: Duration,
+    ) -> Self {
         let head_due = Some(Box::pin(sleep(head_limit)));
-        Self { socket, prefix, stall_limit, stall: None, first_head: FirstHead::default(), head_due }
+        Self {
+            socket,
+            prefix,
+            stall_limit,
+            stall: None,
+            first_head: FirstHead::default(),
+            head_due,
+        }
     }
 
     /// To be told of the first request.
@@ -74,10 +92,16 @@ impl Guarded {
         if self.first_head.is_here() {
             self.head_due = None;
         }
-        self.head_due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready())
+        self.head_due
+            .as_mut()
+            .is_some_and(|due| due.as_mut().poll(cx).is_ready())
     }
 
-    fn note_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn note_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stall = None;
             return written;
@@ -85,12 +109,19 @@ impl Guarded {
         let limit = self.stall_limit;
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stall.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client takes no bytes",
+        )))
     }
 }
 
 impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.has_remaining() {
             let count = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix.split_to(count));
@@ -106,7 +137,11 @@ impl AsyncRead for Guarded {
 }
 
 impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.note_write(cx, written)
     }

@@ -146,14 +146,22 @@ impl std::error::Error for StoreError {
 ///
 /// A file that exists is not opened here: closing it would release `SQLite`'s locks on it.
 fn create(path: &Path) -> Result<(), StoreError> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+    if let Some(directory) = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+    {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .map_err(|cause| StoreError(Fault::Directory(directory.to_owned(), cause)))?;
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(_) => Ok(()),
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(cause) => Err(StoreError(Fault::File(path.to_owned(), cause))),
@@ -161,7 +169,10 @@ fn create(path: &Path) -> Result<(), StoreError> {
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new().filename(path).busy_timeout(BUSY_WAIT).disable_statement_logging()
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_WAIT)
+        .disable_statement_logging()
 }
 
 async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
@@ -177,8 +188,13 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Erro
 
 fn migrator() -> Migrator {
     const USAGE: &str = include_str!("../../migrations/sqlite/0001_usage.sql");
-    let usage =
-        Migration::new(1, "usage".into(), MigrationType::Simple, USAGE.into_sql_str(), false);
+    let usage = Migration::new(
+        1,
+        "usage".into(),
+        MigrationType::Simple,
+        USAGE.into_sql_str(),
+        false,
+    );
     Migrator::with_migrations(vec![usage])
 }
 

@@ -30,16 +30,27 @@ fn row(request_id: &str, changes: &Value) -> String {
 }
 
 fn rows(prefix: &str, count: usize) -> Vec<String> {
-    (0..count).map(|at| row(&format!("{prefix}-{at}"), &json!({}))).collect()
+    (0..count)
+        .map(|at| row(&format!("{prefix}-{at}"), &json!({})))
+        .collect()
 }
 
 async fn count(store: &Store) -> i64 {
-    store.sum_usage(&Grouping::Key, 0).await.unwrap().iter().map(|group| group.requests).sum()
+    store
+        .sum_usage(&Grouping::Key, 0)
+        .await
+        .unwrap()
+        .iter()
+        .map(|group| group.requests)
+        .sum()
 }
 
 async fn names(store: &Store, by: Grouping) -> Vec<(Option<String>, i64)> {
     let totals = store.sum_usage(&by, 0).await.unwrap();
-    totals.into_iter().map(|group| (group.name, group.requests)).collect()
+    totals
+        .into_iter()
+        .map(|group| (group.name, group.requests))
+        .collect()
 }
 
 fn in_words(error: StoreError) -> String {
@@ -49,14 +60,18 @@ fn in_words(error: StoreError) -> String {
 #[tokio::test]
 async fn the_table_has_the_columns_of_the_schema() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME)).await.unwrap();
+    let store = Store::open(&directory.path().join(FILE_NAME))
+        .await
+        .unwrap();
     let columns =
         sqlx::query("SELECT name, type, \"notnull\" FROM pragma_table_info('usage') ORDER BY cid")
             .fetch_all(&store.pool)
             .await
             .unwrap();
-    let found: Vec<(String, String, bool)> =
-        columns.iter().map(|column| (column.get(0), column.get(1), column.get(2))).collect();
+    let found: Vec<(String, String, bool)> = columns
+        .iter()
+        .map(|column| (column.get(0), column.get(1), column.get(2)))
+        .collect();
     let schema: Vec<Value> = serde_json::from_str(SCHEMA).unwrap();
     let wanted: Vec<(String, String, bool)> = schema
         .iter()
@@ -80,7 +95,9 @@ async fn the_table_has_the_columns_of_the_schema() {
 #[tokio::test]
 async fn every_column_keeps_its_value_and_sql_in_it_is_data() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME)).await.unwrap();
+    let store = Store::open(&directory.path().join(FILE_NAME))
+        .await
+        .unwrap();
     let schema: Vec<Value> = serde_json::from_str(SCHEMA).unwrap();
     let hostile = |name: &str| format!("{name}'\"); DROP TABLE usage; --$1?1\\ é ,]}}");
     let mut changes = json!({});
@@ -95,13 +112,22 @@ async fn every_column_keeps_its_value_and_sql_in_it_is_data() {
         };
     }
     let text = row("replaced", &changes);
-    store.insert_usage(std::slice::from_ref(&text)).await.unwrap();
+    store
+        .insert_usage(std::slice::from_ref(&text))
+        .await
+        .unwrap();
 
-    let found = sqlx::query("SELECT * FROM usage").fetch_one(&store.pool).await.unwrap();
+    let found = sqlx::query("SELECT * FROM usage")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
     for column in &schema {
         let name = column["name"].as_str().unwrap();
         match column["type"].as_str().unwrap() {
-            "STRING" => assert_eq!(found.get::<String, _>(name), changes[name].as_str().unwrap()),
+            "STRING" => assert_eq!(
+                found.get::<String, _>(name),
+                changes[name].as_str().unwrap()
+            ),
             "INT64" => assert_eq!(found.get::<i64, _>(name), changes[name].as_i64().unwrap()),
             "BOOL" => assert!(found.get::<bool, _>(name)),
             "RECORD" => {
@@ -115,7 +141,10 @@ async fn every_column_keeps_its_value_and_sql_in_it_is_data() {
     assert_eq!(found.get::<i64, _>("finished_at"), 1_793_613_601_000_000);
     let label = Grouping::Label(hostile("key"));
     assert_eq!(names(&store, label).await, [(Some(hostile("value")), 1)]);
-    assert_eq!(names(&store, Grouping::Label("x' OR '1'='1".into())).await, [(None, 1)]);
+    assert_eq!(
+        names(&store, Grouping::Label("x' OR '1'='1".into())).await,
+        [(None, 1)]
+    );
 }
 
 #[tokio::test]
@@ -125,7 +154,10 @@ async fn rows_survive_a_restart_and_a_second_send_changes_nothing() {
     let store = Store::open(&path).await.unwrap();
     store.insert_usage(&rows("a", 500)).await.unwrap();
     store.close().await;
-    assert!(!path.with_extension("db-wal").exists(), "a closed database is one file");
+    assert!(
+        !path.with_extension("db-wal").exists(),
+        "a closed database is one file"
+    );
 
     let store = Store::open(&path).await.unwrap();
     let mut again = rows("a", 500);
@@ -134,13 +166,18 @@ async fn rows_survive_a_restart_and_a_second_send_changes_nothing() {
     again.push(row("b", &json!({"total_tokens": 99_999})));
     store.insert_usage(&again).await.unwrap();
     let totals = store.sum_usage(&Grouping::Key, 0).await.unwrap();
-    assert_eq!((totals[0].requests, totals[0].total_tokens), (501, 501 * 12));
+    assert_eq!(
+        (totals[0].requests, totals[0].total_tokens),
+        (501, 501 * 12)
+    );
 }
 
 #[tokio::test]
 async fn a_batch_is_written_whole_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME)).await.unwrap();
+    let store = Store::open(&directory.path().join(FILE_NAME))
+        .await
+        .unwrap();
     let mut batch = rows("a", 3);
     batch.push(row("bad", &json!({"upstream": null})));
     assert!(store.insert_usage(&batch).await.is_err());
@@ -176,11 +213,20 @@ async fn what_cannot_be_opened_is_refused_in_words() {
     );
 
     let under_a_file = in_words(Store::open(&text.join(FILE_NAME)).await.err().unwrap());
-    assert!(under_a_file.contains("cannot make the directory"), "{under_a_file}");
+    assert!(
+        under_a_file.contains("cannot make the directory"),
+        "{under_a_file}"
+    );
     let a_directory = in_words(Store::open(directory.path()).await.err().unwrap());
-    assert!(a_directory.contains("cannot open the database"), "{a_directory}");
+    assert!(
+        a_directory.contains("cannot open the database"),
+        "{a_directory}"
+    );
 
-    let missing = Store::open_read_only(&directory.path().join("none.db")).await.err().unwrap();
+    let missing = Store::open_read_only(&directory.path().join("none.db"))
+        .await
+        .err()
+        .unwrap();
     assert!(missing.is_missing());
     assert!(!directory.path().join("none.db").exists());
 }
@@ -220,9 +266,16 @@ async fn one_new_file_may_be_opened_by_many_at_once() {
     let path = directory.path().join(FILE_NAME);
     let opened = futures_util::future::join_all((0..8).map(|_| Store::open(&path))).await;
     for (at, store) in opened.into_iter().enumerate() {
-        store.unwrap().insert_usage(&rows(&at.to_string(), 2)).await.unwrap();
+        store
+            .unwrap()
+            .insert_usage(&rows(&at.to_string(), 2))
+            .await
+            .unwrap();
     }
-    assert_eq!(count(&Store::open_read_only(&path).await.unwrap()).await, 16);
+    assert_eq!(
+        count(&Store::open_read_only(&path).await.unwrap()).await,
+        16
+    );
 }
 
 /// Marks the working directory of [`second_process`].
@@ -235,7 +288,10 @@ async fn second_process() {
     if Path::new(MARK).exists() {
         let store = Store::open(Path::new(FILE_NAME)).await.unwrap();
         for batch in 0..CHILD_BATCHES {
-            store.insert_usage(&rows(&format!("child-{batch}"), 10)).await.unwrap();
+            store
+                .insert_usage(&rows(&format!("child-{batch}"), 10))
+                .await
+                .unwrap();
         }
         // As a kill would end it: nothing is closed, the journal stays.
         std::process::abort();
@@ -256,9 +312,14 @@ async fn two_processes_write_one_file_and_a_killed_one_loses_nothing() {
         .unwrap();
     let store = Store::open(&path).await.unwrap();
     for batch in 0..40 {
-        store.insert_usage(&rows(&format!("parent-{batch}"), 10)).await.unwrap();
+        store
+            .insert_usage(&rows(&format!("parent-{batch}"), 10))
+            .await
+            .unwrap();
     }
-    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
     assert!(!ended.success(), "the child ends by abort");
     let both = i64::try_from(400 + CHILD_BATCHES * 10).unwrap();
     assert_eq!(count(&store).await, both);
@@ -267,13 +328,18 @@ async fn two_processes_write_one_file_and_a_killed_one_loses_nothing() {
     let copy = directory.path().join("copy.db");
     std::fs::copy(&path, &copy).unwrap();
     std::fs::copy(path.with_extension("db-wal"), copy.with_extension("db-wal")).unwrap();
-    assert_eq!(count(&Store::open_read_only(&copy).await.unwrap()).await, both);
+    assert_eq!(
+        count(&Store::open_read_only(&copy).await.unwrap()).await,
+        both
+    );
 }
 
 #[tokio::test]
 async fn sums_are_grouped_ordered_and_cut_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME)).await.unwrap();
+    let store = Store::open(&directory.path().join(FILE_NAME))
+        .await
+        .unwrap();
     let team = |name: &str| json!([{"key": "env", "value": "x"}, {"key": "team", "value": name}]);
     let batch = [
         row(
@@ -284,20 +350,44 @@ async fn sums_are_grouped_ordered_and_cut_at_the_start() {
             "2",
             &json!({"started_at": "2026-11-02T00:00:00.000000Z", "key_name": "a", "labels": team("ml")}),
         ),
-        row("3", &json!({"key_name": null, "username": "ann", "model": null, "total_tokens": 500})),
-        row("4", &json!({"key_name": "a", "model": "", "outcome": "client_abort", "status": 499})),
-        row("5", &json!({"key_name": "a", "outcome": "timeout", "error_code": "upstream_timeout"})),
+        row(
+            "3",
+            &json!({"key_name": null, "username": "ann", "model": null, "total_tokens": 500}),
+        ),
+        row(
+            "4",
+            &json!({"key_name": "a", "model": "", "outcome": "client_abort", "status": 499}),
+        ),
+        row(
+            "5",
+            &json!({"key_name": "a", "outcome": "timeout", "error_code": "upstream_timeout"}),
+        ),
         row("6", &json!({"key_name": "a", "status": 400})),
         row("7", &json!({"key_name": "a", "outcome": "drained"})),
     ];
     store.insert_usage(&batch).await.unwrap();
 
     let some = |name: &str, requests| (Some(name.to_owned()), requests);
-    assert_eq!(names(&store, Grouping::Key).await, [(None, 1), some("a", 5), some("b", 1)]);
-    assert_eq!(names(&store, Grouping::User).await, [some("ann", 1), (None, 6)]);
-    assert_eq!(names(&store, Grouping::Model).await, [some("vendor/small", 2), some("small", 5)]);
-    assert_eq!(names(&store, Grouping::Day).await, [some("2026-11-01", 1), some("2026-11-02", 6)]);
-    assert_eq!(names(&store, Grouping::Label("team".into())).await, [(None, 5), some("ml", 2)]);
+    assert_eq!(
+        names(&store, Grouping::Key).await,
+        [(None, 1), some("a", 5), some("b", 1)]
+    );
+    assert_eq!(
+        names(&store, Grouping::User).await,
+        [some("ann", 1), (None, 6)]
+    );
+    assert_eq!(
+        names(&store, Grouping::Model).await,
+        [some("vendor/small", 2), some("small", 5)]
+    );
+    assert_eq!(
+        names(&store, Grouping::Day).await,
+        [some("2026-11-01", 1), some("2026-11-02", 6)]
+    );
+    assert_eq!(
+        names(&store, Grouping::Label("team".into())).await,
+        [(None, 5), some("ml", 2)]
+    );
 
     let second_day = 1_793_577_600_000_000;
     let since = store.sum_usage(&Grouping::Key, second_day).await.unwrap();
@@ -312,5 +402,12 @@ async fn sums_are_grouped_ordered_and_cut_at_the_start() {
     };
     assert_eq!(since[1], wanted);
     assert_eq!(since.len(), 2);
-    assert_eq!(store.sum_usage(&Grouping::Key, second_day + 1).await.unwrap()[1].requests, 4);
+    assert_eq!(
+        store
+            .sum_usage(&Grouping::Key, second_day + 1)
+            .await
+            .unwrap()[1]
+            .requests,
+        4
+    );
 }

@@ -47,9 +47,14 @@ macro_rules! totals {
 
 const BY_KEY: &str = totals!("key_name", "total_tokens DESC, name");
 const BY_USER: &str = totals!("username", "total_tokens DESC, name");
-const BY_MODEL: &str =
-    totals!("COALESCE(NULLIF(model, ''), served_model)", "total_tokens DESC, name");
-const BY_DAY: &str = totals!("strftime('%Y-%m-%d', started_at / 1000000, 'unixepoch')", "name");
+const BY_MODEL: &str = totals!(
+    "COALESCE(NULLIF(model, ''), served_model)",
+    "total_tokens DESC, name"
+);
+const BY_DAY: &str = totals!(
+    "strftime('%Y-%m-%d', started_at / 1000000, 'unixepoch')",
+    "name"
+);
 const BY_LABEL: &str = totals!(
     "(SELECT value->>'value' FROM json_each(labels) WHERE value->>'key' = $2 LIMIT 1)",
     "total_tokens DESC, name"

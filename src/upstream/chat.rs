@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::json::{Member, elements, members, removal};
-use super::stream::{End, Asked, Verdict};
+use super::stream::{Asked, End, Verdict};
 use super::tokens::Tokens;
 
 /// More choices than any engine makes at once; a stream with more is not followed any further.
@@ -52,11 +52,21 @@ struct Chunk {
 
 impl Choices {
     pub fn new(asked: Asked, fingerprint: Option<Bytes>) -> Self {
-        Self { asked, seen: BTreeMap::new(), held: None, fingerprint }
+        Self {
+            asked,
+            seen: BTreeMap::new(),
+            held: None,
+            fingerprint,
+        }
     }
 
     /// Judges one event whose data stands at `span`.
-    pub(super) fn event(&mut self, event: Bytes, span: Range<usize>, out: &mut Vec<Bytes>) -> Verdict {
+    pub(super) fn event(
+        &mut self,
+        event: Bytes,
+        span: Range<usize>,
+        out: &mut Vec<Bytes>,
+    ) -> Verdict {
         if event[span.clone()].trim_ascii() == b"[DONE]" {
             self.release(None, out);
             if !self.all_finished() {
@@ -83,13 +93,23 @@ impl Choices {
         {
             self.fingerprint = Some(event.slice(span.clone()));
         }
-        let usage = chunk.usage.as_ref().and_then(|member| Tokens::parse(&event[member.value.clone()]));
-        let Some(choices) = chunk.choices.clone().filter(|span| !is_empty(&event, span.clone())) else {
+        let usage = chunk
+            .usage
+            .as_ref()
+            .and_then(|member| Tokens::parse(&event[member.value.clone()]));
+        let Some(choices) = chunk
+            .choices
+            .clone()
+            .filter(|span| !is_empty(&event, span.clone()))
+        else {
             self.release(self.fingerprint.clone(), out);
             if self.asked.usage || chunk.usage.is_none() {
                 out.push(event);
             }
-            return Verdict { usage, ..Verdict::PASS };
+            return Verdict {
+                usage,
+                ..Verdict::PASS
+            };
         };
         self.release(None, out);
         let finishes = self.note(&event, choices, usage);
@@ -118,7 +138,9 @@ impl Choices {
         let mut sum: Option<Tokens> = None;
         let mut last_prompt = None;
         for (index, choice) in &self.seen {
-            let Some(running) = choice.running else { continue };
+            let Some(running) = choice.running else {
+                continue;
+            };
             let sum = sum.get_or_insert_default();
             sum.completion = sum.completion.saturating_add(running.completion);
             let prompt = index / self.asked.choices_per_prompt.max(1);
@@ -137,9 +159,13 @@ impl Choices {
     /// Notes which choices the chunk belongs to; tells whether one of them ends in it.
     fn note(&mut self, text: &[u8], choices: Range<usize>, usage: Option<Tokens>) -> bool {
         let mut finishes = false;
-        let Some(mut walk) = elements(text, choices) else { return false };
+        let Some(mut walk) = elements(text, choices) else {
+            return false;
+        };
         while let Some(element) = walk.next_element() {
-            let Some((index, reason)) = read_choice(text, element) else { continue };
+            let Some((index, reason)) = read_choice(text, element) else {
+                continue;
+            };
             if self.seen.len() >= MAX_CHOICES && !self.seen.contains_key(&index) {
                 continue;
             }
@@ -155,8 +181,16 @@ impl Choices {
 
     /// Hands the chunk on as the client would have had it.
     fn show(&mut self, event: Bytes, chunk: Chunk, finishes: bool, out: &mut Vec<Bytes>) {
-        let Some(usage) = chunk.usage.filter(|_| !(self.asked.usage && self.asked.continuous)) else {
-            return self.hold_or_show(event, chunk.end, finishes && chunk.fingerprint.is_none(), out);
+        let Some(usage) = chunk
+            .usage
+            .filter(|_| !(self.asked.usage && self.asked.continuous))
+        else {
+            return self.hold_or_show(
+                event,
+                chunk.end,
+                finishes && chunk.fingerprint.is_none(),
+                out,
+            );
         };
         if self.asked.usage && event[usage.value.clone()] == *b"null" {
             // OpenAI's own way where usage was asked for: null on every chunk.
@@ -167,10 +201,21 @@ impl Choices {
         text.extend_from_slice(&event[..gone.start]);
         text.extend_from_slice(&event[gone.end..]);
         let end = chunk.end - gone.len();
-        self.hold_or_show(text.freeze(), end, finishes && chunk.fingerprint.is_none(), out);
+        self.hold_or_show(
+            text.freeze(),
+            end,
+            finishes && chunk.fingerprint.is_none(),
+            out,
+        );
     }
 
-    fn hold_or_show(&mut self, event: Bytes, insert_at: usize, finishes: bool, out: &mut Vec<Bytes>) {
+    fn hold_or_show(
+        &mut self,
+        event: Bytes,
+        insert_at: usize,
+        finishes: bool,
+        out: &mut Vec<Bytes>,
+    ) {
         if finishes && !self.asked.usage {
             self.held = Some(Held { event, insert_at });
         } else {
@@ -189,7 +234,9 @@ impl Chunk {
                 b"choices" => chunk.choices = Some(member.value),
                 b"usage" => chunk.usage = Some(member),
                 b"system_fingerprint" => chunk.fingerprint = Some(member.value),
-                b"error" if text[member.value.clone()] != *b"null" => chunk.error = Some(member.value),
+                b"error" if text[member.value.clone()] != *b"null" => {
+                    chunk.error = Some(member.value)
+                }
                 b"object" => chunk.is_error_object = text[member.value] == *b"\"error\"",
                 _ => {}
             }
@@ -217,8 +264,15 @@ fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usi
     let (mut index, mut reason) = (0, None);
     while let Some(member) = walk.next_member() {
         match &text[member.key] {
-            b"index" => index = std::str::from_utf8(&text[member.value]).ok()?.parse().ok()?,
-            b"finish_reason" => reason = Some(member.value).filter(|span| text[span.clone()] != *b"null"),
+            b"index" => {
+                index = std::str::from_utf8(&text[member.value])
+                    .ok()?
+                    .parse()
+                    .ok()?
+            }
+            b"finish_reason" => {
+                reason = Some(member.value).filter(|span| text[span.clone()] != *b"null")
+            }
             _ => {}
         }
     }
@@ -230,7 +284,11 @@ fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usi
 fn is_known(reason: &[u8]) -> bool {
     matches!(
         reason,
-        b"\"stop\"" | b"\"length\"" | b"\"content_filter\"" | b"\"tool_calls\"" | b"\"function_call\""
+        b"\"stop\""
+            | b"\"length\""
+            | b"\"content_filter\""
+            | b"\"tool_calls\""
+            | b"\"function_call\""
     )
 }
 

@@ -36,21 +36,36 @@ struct Counted {
 /// Whether prompt and asked output might be too long together. Bytes bound the prompt from above,
 /// so a `false` is sure.
 pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
-    let Some((_, asked)) = asked_output(request) else { return false };
+    let Some((_, asked)) = asked_output(request) else {
+        return false;
+    };
     let card = match request.model.as_deref() {
         Some(model) => known.card(model).or_else(|| known.only_model()),
         None => known.only_model(),
     };
-    let Some(context) = card.and_then(|card| card.max_model_len) else { return false };
-    let Payload::Json(object) = &request.payload else { return false };
-    asked.saturating_add(object.text_bytes()).saturating_add(TEMPLATE_TOKENS) > context
+    let Some(context) = card.and_then(|card| card.max_model_len) else {
+        return false;
+    };
+    let Payload::Json(object) = &request.payload else {
+        return false;
+    };
+    asked
+        .saturating_add(object.text_bytes())
+        .saturating_add(TEMPLATE_TOKENS)
+        > context
 }
 
 /// Counts the prompt and lowers the asked output to what is left beside it.
 pub async fn lower(client: &Client, url: &str, request: &mut Request) -> Fit {
-    let Some((limit, asked)) = asked_output(request) else { return Fit::Unknown };
-    let Some(counted) = count(client, url, request).await else { return Fit::Unknown };
-    let Some(context) = counted.max_model_len else { return Fit::Unknown };
+    let Some((limit, asked)) = asked_output(request) else {
+        return Fit::Unknown;
+    };
+    let Some(counted) = count(client, url, request).await else {
+        return Fit::Unknown;
+    };
+    let Some(context) = counted.max_model_len else {
+        return Fit::Unknown;
+    };
     let room = context.saturating_sub(counted.count);
     if room == 0 {
         return Fit::PromptTooLong;
@@ -66,7 +81,9 @@ pub async fn lower(client: &Client, url: &str, request: &mut Request) -> Fit {
 
 /// Takes the bound on the output away, where the upstream cannot count and a chat may do without.
 pub fn drop_limit(request: &mut Request) -> bool {
-    let (Endpoint::ChatCompletions, Payload::Json(object)) = (request.endpoint, &mut request.payload) else {
+    let (Endpoint::ChatCompletions, Payload::Json(object)) =
+        (request.endpoint, &mut request.payload)
+    else {
         return false;
     };
     for limit in Endpoint::ChatCompletions.output_limits() {
@@ -77,15 +94,26 @@ pub fn drop_limit(request: &mut Request) -> bool {
 
 /// The member that bounds the output, and its value.
 fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
-    let Payload::Json(object) = &request.payload else { return None };
-    let limit = request.endpoint.output_limits().iter().find(|limit| object.present(limit).is_some())?;
+    let Payload::Json(object) = &request.payload else {
+        return None;
+    };
+    let limit = request
+        .endpoint
+        .output_limits()
+        .iter()
+        .find(|limit| object.present(limit).is_some())?;
     Some((limit, object.present(limit)?.parse().ok()?))
 }
 
 async fn count(client: &Client, url: &str, request: &Request) -> Option<Counted> {
-    let Payload::Json(object) = &request.payload else { return None };
+    let Payload::Json(object) = &request.payload else {
+        return None;
+    };
     let question = tokenize_body(request.endpoint, object)?;
-    let mut asking = client.http.post(format!("{url}/tokenize")).header(http::header::CONTENT_TYPE, "application/json");
+    let mut asking = client
+        .http
+        .post(format!("{url}/tokenize"))
+        .header(http::header::CONTENT_TYPE, "application/json");
     if let Some(key) = &client.api_key {
         asking = asking.header(http::header::AUTHORIZATION, key.expose().clone());
     }
@@ -115,7 +143,9 @@ fn tokenize_body(endpoint: Endpoint, object: &Object) -> Option<bytes::Bytes> {
             "add_special_tokens",
             "mm_processor_kwargs",
         ],
-        Endpoint::Completions if object.get("prompt")?.starts_with('"') => &["model", "prompt", "add_special_tokens"],
+        Endpoint::Completions if object.get("prompt")?.starts_with('"') => {
+            &["model", "prompt", "add_special_tokens"]
+        }
         _ => return None,
     };
     Some(object.only(members))

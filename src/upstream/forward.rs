@@ -80,7 +80,11 @@ impl Upstream {
     ///
     /// # Errors
     /// What the client is told when no server took the call.
-    pub async fn forward(&self, mut request: Request, progress: &Progress) -> Result<Answer, Error> {
+    pub async fn forward(
+        &self,
+        mut request: Request,
+        progress: &Progress,
+    ) -> Result<Answer, Error> {
         let mut pause = RETRY_FIRST;
         let waiting_since = Instant::now();
         loop {
@@ -94,7 +98,11 @@ impl Upstream {
                     }
                 }
             }
-            if self.targets.iter().all(|target| !target.state().takes_calls()) {
+            if self
+                .targets
+                .iter()
+                .all(|target| !target.state().takes_calls())
+            {
                 sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MOST);
             }
@@ -109,7 +117,8 @@ impl Upstream {
         // Configuration guarantees one.
         let mut best = targets.next().unwrap_or(&self.targets[0]);
         for target in targets {
-            if (target.state().rank(), target.in_flight()) < (best.state().rank(), best.in_flight()) {
+            if (target.state().rank(), target.in_flight()) < (best.state().rank(), best.in_flight())
+            {
                 best = target;
             }
         }
@@ -136,11 +145,17 @@ impl Upstream {
         if let Some(model) = served {
             let _ = progress.served_model.set(model);
         }
-        self.send_fitting(request, target, &knowledge, progress).await
+        self.send_fitting(request, target, &knowledge, progress)
+            .await
     }
 
     /// Asks the list again when it lacks the model: a server may have come up anew with another.
-    async fn with_model(&self, request: &Request, target: &Target, known: Arc<Knowledge>) -> Arc<Knowledge> {
+    async fn with_model(
+        &self,
+        request: &Request,
+        target: &Target,
+        known: Arc<Knowledge>,
+    ) -> Arc<Knowledge> {
         if self.resolve(request.model.as_deref(), &known).is_ok() {
             return known;
         }
@@ -150,7 +165,9 @@ impl Upstream {
     /// The model id to send; `None` leaves the body as it is.
     pub fn resolve(&self, model: Option<&str>, known: &Knowledge) -> Result<Option<String>, Error> {
         let only = || known.only_model().map(|card| card.id.clone());
-        let Some(model) = model else { return Ok(only()) };
+        let Some(model) = model else {
+            return Ok(only());
+        };
         if known.card(model).is_some() {
             return Ok(Some(model.to_owned()));
         }
@@ -177,23 +194,35 @@ impl Upstream {
         }
         for is_second in [false, true] {
             let (status, headers, body) = match self.send(request, target, progress).await? {
-                Ok(Answer::Refusal(Refusal { status, headers, body, .. })) => (status, headers, body),
+                Ok(Answer::Refusal(Refusal {
+                    status,
+                    headers,
+                    body,
+                    ..
+                })) => (status, headers, body),
                 other => return Ok(other),
             };
             match failure::too_long(status, &body) {
                 Some(TooLong::Together) if !is_second => {
                     match fit::lower(&self.client, target.url(), request).await {
                         Fit::Lowered => {}
-                        Fit::PromptTooLong => return Ok(Ok(Answer::Refusal(failure::context_refusal(&body)))),
+                        Fit::PromptTooLong => {
+                            return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
+                        }
                         Fit::Unknown if fit::drop_limit(request) => {}
-                        Fit::Fits | Fit::Unknown => return Ok(Ok(Answer::Refusal(failure::context_refusal(&body)))),
+                        Fit::Fits | Fit::Unknown => {
+                            return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
+                        }
                     }
                 }
                 Some(_) => return Ok(Ok(Answer::Refusal(failure::context_refusal(&body)))),
                 None => return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal)),
             }
         }
-        Ok(Err(Error::new(Code::ContextLengthExceeded, "prompt and output together do not fit into the model's context; shorten the prompt or ask for less output")))
+        Ok(Err(Error::new(
+            Code::ContextLengthExceeded,
+            "prompt and output together do not fit into the model's context; shorten the prompt or ask for less output",
+        )))
     }
 
     /// One request on the wire. Any answer that is no success comes back as a refusal, unjudged.
@@ -211,7 +240,11 @@ impl Upstream {
             .headers(request.headers.clone())
             .body(request.payload.to_bytes());
         let busy = target.busy();
-        let head_limit = if request.stream { self.limits.upstream_idle } else { PLAIN_HEAD_LIMIT };
+        let head_limit = if request.stream {
+            self.limits.upstream_idle
+        } else {
+            PLAIN_HEAD_LIMIT
+        };
         progress.attempts.fetch_add(1, Ordering::Relaxed);
         let answer = match timeout(head_limit, outgoing.send()).await {
             Ok(Ok(answer)) => answer,
@@ -221,7 +254,10 @@ impl Upstream {
             }
             Ok(Err(error)) => return Ok(Err(failure::describe(error))),
             Err(_) => {
-                let error = Error::new(Code::UpstreamTimeout, "the model server did not begin to answer in time");
+                let error = Error::new(
+                    Code::UpstreamTimeout,
+                    "the model server did not begin to answer in time",
+                );
                 return Ok(Err(error));
             }
         };
@@ -229,13 +265,24 @@ impl Upstream {
         let status = answer.status();
         if status.is_success() {
             let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
-            let exchange = Exchange { status, headers: parts.headers, body, target: target.clone(), busy };
+            let exchange = Exchange {
+                status,
+                headers: parts.headers,
+                body,
+                target: target.clone(),
+                busy,
+            };
             return Ok(Ok(Answer::Exchange(exchange)));
         }
         let headers = answer.headers().clone();
         let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        Ok(Ok(Answer::Refusal(Refusal { status, headers, body, code: String::new() })))
+        Ok(Ok(Answer::Refusal(Refusal {
+            status,
+            headers,
+            body,
+            code: String::new(),
+        })))
     }
 
     fn gave_up(&self, waited: Duration, cause: Option<reqwest::Error>) -> Error {
@@ -249,8 +296,11 @@ impl Upstream {
                 None => error,
             };
         }
-        Error::new(Code::UpstreamStarting, "the model server is still starting; try again later")
-            .retry_after(Duration::from_secs(30))
+        Error::new(
+            Code::UpstreamStarting,
+            "the model server is still starting; try again later",
+        )
+        .retry_after(Duration::from_secs(30))
     }
 }
 
@@ -260,7 +310,9 @@ struct Refused(Option<reqwest::Error>);
 impl Request {
     /// Writes into the body what every call needs: the model's id, and usage on streams.
     fn prepare(&mut self, served: Option<&str>, known: &Knowledge) {
-        let Payload::Json(object) = &mut self.payload else { return };
+        let Payload::Json(object) = &mut self.payload else {
+            return;
+        };
         if let Some(served) = served
             && self.model.as_deref() != Some(served)
         {
@@ -268,10 +320,15 @@ impl Request {
         }
         match self.endpoint {
             Endpoint::ChatCompletions | Endpoint::Completions if self.stream => {
-                let options = stream_options(object.present("stream_options"), known.is_vllm.unwrap_or(true));
+                let options = stream_options(
+                    object.present("stream_options"),
+                    known.is_vllm.unwrap_or(true),
+                );
                 object.set("stream_options", options);
             }
-            Endpoint::Responses if object.get("store") != Some("false") => object.set("store", "false".to_owned()),
+            Endpoint::Responses if object.get("store") != Some("false") => {
+                object.set("store", "false".to_owned())
+            }
             _ => {}
         }
     }
@@ -281,7 +338,9 @@ impl Request {
 /// engine is known to have it.
 fn stream_options(own: Option<&str>, continuous: bool) -> String {
     let text = Bytes::copy_from_slice(own.unwrap_or("{}").as_bytes());
-    let Ok(mut options) = Object::parse(text) else { return own.unwrap_or("null").to_owned() };
+    let Ok(mut options) = Object::parse(text) else {
+        return own.unwrap_or("null").to_owned();
+    };
     options.set("include_usage", "true".to_owned());
     if continuous {
         options.set("continuous_usage_stats", "true".to_owned());
@@ -299,5 +358,9 @@ impl Payload {
 }
 
 fn unknown_model() -> Error {
-    Error::new(Code::ModelNotFound, "there is no such model here; the list of models tells which there are").param("model")
+    Error::new(
+        Code::ModelNotFound,
+        "there is no such model here; the list of models tells which there are",
+    )
+    .param("model")
 }

@@ -9,9 +9,18 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The headers of the upstream request: what a model server needs and nothing that identifies the
 /// caller, steers the scheduler, or asks for compression.
-pub fn outgoing(client: &HeaderMap, request_id: &HeaderValue, api_key: Option<&Secret<HeaderValue>>) -> HeaderMap {
+pub fn outgoing(
+    client: &HeaderMap,
+    request_id: &HeaderValue,
+    api_key: Option<&Secret<HeaderValue>>,
+) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
-    for name in [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT, TRACEPARENT] {
+    for name in [
+        header::CONTENT_TYPE,
+        header::ACCEPT,
+        header::USER_AGENT,
+        TRACEPARENT,
+    ] {
         if let Some(value) = client.get(&name) {
             headers.insert(name, value.clone());
         }
@@ -61,8 +70,11 @@ pub fn clean_incoming(headers: &mut HeaderMap) {
     for name in NEVER.iter().chain(&named) {
         headers.remove(name);
     }
-    let foreign: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("access-control-"))
+        .cloned()
+        .collect();
     for name in foreign {
         headers.remove(name);
     }
@@ -76,20 +88,45 @@ mod tests {
     fn only_listed_headers_go_upstream() {
         let mut client = HeaderMap::new();
         for name in [
-            "content-type", "accept", "user-agent", "traceparent", "anthropic-version", "anthropic-beta",
-            "accept-encoding", "cookie", "authorization", "x-api-key", "x-forwarded-for", "x-goog-iap",
-            "x-request-id", "x-session-id", "x-data-parallel-rank", "host", "content-length", "connection",
-            "x-serverless-authorization", "origin",
+            "content-type",
+            "accept",
+            "user-agent",
+            "traceparent",
+            "anthropic-version",
+            "anthropic-beta",
+            "accept-encoding",
+            "cookie",
+            "authorization",
+            "x-api-key",
+            "x-forwarded-for",
+            "x-goog-iap",
+            "x-request-id",
+            "x-session-id",
+            "x-data-parallel-rank",
+            "host",
+            "content-length",
+            "connection",
+            "x-serverless-authorization",
+            "origin",
         ] {
-            client.insert(HeaderName::from_static(name), HeaderValue::from_static("client"));
+            client.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static("client"),
+            );
         }
         let key = Secret::new(HeaderValue::from_static("Bearer ours"));
         let sent = outgoing(&client, &HeaderValue::from_static("id"), Some(&key));
         let mut names: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         let expected = [
-            "accept", "anthropic-beta", "anthropic-version", "authorization", "content-type", "traceparent",
-            "user-agent", "x-request-id",
+            "accept",
+            "anthropic-beta",
+            "anthropic-version",
+            "authorization",
+            "content-type",
+            "traceparent",
+            "user-agent",
+            "x-request-id",
         ];
         assert_eq!(names, expected);
         assert_eq!(sent["authorization"], "Bearer ours");
@@ -99,10 +136,22 @@ mod tests {
     #[test]
     fn listed_headers_do_not_come_back() {
         let mut answer = HeaderMap::new();
-        for name in ["set-cookie", "server", "location", "alt-svc", "x-secret-hop", "content-type", "access-control-allow-origin", "openai-processing-ms"] {
+        for name in [
+            "set-cookie",
+            "server",
+            "location",
+            "alt-svc",
+            "x-secret-hop",
+            "content-type",
+            "access-control-allow-origin",
+            "openai-processing-ms",
+        ] {
             answer.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
         }
-        answer.insert("connection", HeaderValue::from_static("close, X-Secret-Hop"));
+        answer.insert(
+            "connection",
+            HeaderValue::from_static("close, X-Secret-Hop"),
+        );
         clean_incoming(&mut answer);
         let mut names: Vec<&str> = answer.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();

@@ -34,7 +34,11 @@ pub fn elements(text: &[u8], span: Range<usize>) -> Option<Walk<'_>> {
 fn open(text: &[u8], span: Range<usize>, bracket: u8) -> Option<Walk<'_>> {
     let text = text.get(..span.end)?;
     let at = skip_space(text, span.start);
-    (text.get(at) == Some(&bracket)).then_some(Walk { text, at: at + 1, done: false })
+    (text.get(at) == Some(&bracket)).then_some(Walk {
+        text,
+        at: at + 1,
+        done: false,
+    })
 }
 
 impl Walk<'_> {
@@ -50,7 +54,10 @@ impl Walk<'_> {
         }
         self.done = false;
         let value = self.take_value(colon + 1)?;
-        Some(Member { key: key.start + 1..key.end - 1, value })
+        Some(Member {
+            key: key.start + 1..key.end - 1,
+            value,
+        })
     }
 
     /// The next element, or `None` at the end or at the first thing that is no JSON.
@@ -92,7 +99,8 @@ fn skip_value(text: &[u8], at: usize) -> Option<usize> {
         b'}' | b']' | b',' | b':' => None,
         _ => {
             let rest = text.get(at..)?;
-            let ends = |b: &u8| matches!(b, b',' | b'}' | b']' | b':' | b' ' | b'\t' | b'\n' | b'\r');
+            let ends =
+                |b: &u8| matches!(b, b',' | b'}' | b']' | b':' | b' ' | b'\t' | b'\n' | b'\r');
             Some(at + rest.iter().position(ends).unwrap_or(rest.len()))
         }
     }
@@ -182,7 +190,9 @@ impl Capture {
         while let Some((&byte, rest)) = piece.split_first() {
             if self.in_string && !self.escaped && !self.collects() {
                 // The bulk of an answer is inside strings that nobody asked for.
-                let Some(skip) = memchr2(b'"', b'\\', piece) else { return };
+                let Some(skip) = memchr2(b'"', b'\\', piece) else {
+                    return;
+                };
                 if skip > 0 {
                     piece = &piece[skip..];
                     continue;
@@ -281,8 +291,13 @@ mod tests {
     #[test]
     fn members_of_the_top_level_only() {
         let text = r#" { "a" : 1 , "b":{"a":[1,"}"]},"c\"":"x,\"y", "d":[], "e":null}"#;
-        let expected =
-            [("a", "1"), ("b", r#"{"a":[1,"}"]}"#), (r#"c\""#, r#""x,\"y""#), ("d", "[]"), ("e", "null")];
+        let expected = [
+            ("a", "1"),
+            ("b", r#"{"a":[1,"}"]}"#),
+            (r#"c\""#, r#""x,\"y""#),
+            ("d", "[]"),
+            ("e", "null"),
+        ];
         assert_eq!(keys_and_values(text), expected);
     }
 
@@ -295,12 +310,31 @@ mod tests {
             all.push(&text[span]);
         }
         assert_eq!(all, [r#"{"a":1}"#, "[2]", r#""x""#, "4"]);
-        assert!(elements(b"[]", 0..2).expect("an array").next_element().is_none());
+        assert!(
+            elements(b"[]", 0..2)
+                .expect("an array")
+                .next_element()
+                .is_none()
+        );
     }
 
     #[test]
     fn no_json_is_no_panic() {
-        for text in ["", "{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":}", "{\"a\\", "[", "]", "{]", "{\"a\":[}", "{,}"] {
+        for text in [
+            "",
+            "{",
+            "{\"",
+            "{\"a",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":}",
+            "{\"a\\",
+            "[",
+            "]",
+            "{]",
+            "{\"a\":[}",
+            "{,}",
+        ] {
             if let Some(mut walk) = members(text.as_bytes(), 0..text.len()) {
                 while walk.next_member().is_some() {}
             }
@@ -322,7 +356,10 @@ mod tests {
                 .find(|m| &text[m.key.clone()] == "usage")
                 .expect("a usage member");
             let gone = removal(text.as_bytes(), &member);
-            assert_eq!(format!("{}{}", &text[..gone.start], &text[gone.end..]), expected);
+            assert_eq!(
+                format!("{}{}", &text[..gone.start], &text[gone.end..]),
+                expected
+            );
         }
     }
 
@@ -336,7 +373,10 @@ mod tests {
                     capture.feed(piece.as_bytes());
                 }
                 let value = std::str::from_utf8(capture.value()).expect("text").trim();
-                assert_eq!(value, r#"{"a":"}\"","b":[1,{}]}"#, "cut at {first} and {second}");
+                assert_eq!(
+                    value, r#"{"a":"}\"","b":[1,{}]}"#,
+                    "cut at {first} and {second}"
+                );
             }
         }
     }

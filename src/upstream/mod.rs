@@ -69,7 +69,11 @@ impl Upstream {
     ///
     /// # Errors
     /// When the key cannot be a header, or the system's certificates cannot be read.
-    pub fn new(config: &UpstreamConfig, limits: &Limits, on_cloud_run: bool) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &UpstreamConfig,
+        limits: &Limits,
+        on_cloud_run: bool,
+    ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_LIMIT)
             .pool_idle_timeout(POOL_IDLE)
@@ -80,14 +84,20 @@ impl Upstream {
             .build()?;
         let api_key = match &config.api_key {
             Some(key) => {
-                let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose()))
-                    .map_err(|_| anyhow::anyhow!("VLLM_API_KEY holds a character that no header can carry"))?;
+                let mut value =
+                    HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
+                        anyhow::anyhow!("VLLM_API_KEY holds a character that no header can carry")
+                    })?;
                 value.set_sensitive(true);
                 Some(Secret::new(value))
             }
             None => None,
         };
-        let targets: Vec<_> = config.urls.iter().map(|url| Arc::new(Target::new(url.clone()))).collect();
+        let targets: Vec<_> = config
+            .urls
+            .iter()
+            .map(|url| Arc::new(Target::new(url.clone())))
+            .collect();
         let all_here = config.urls.iter().all(|url| is_loopback(url));
         Ok(Self {
             client: Client { http, api_key },
@@ -137,7 +147,10 @@ impl Upstream {
             if scales_to_zero(target.url()) {
                 return target.knowledge();
             }
-            let asked = tokio::time::timeout(LIST_LIMIT, target.learn_older(&self.client, LIST_LIMIT, LIST_AGE));
+            let asked = tokio::time::timeout(
+                LIST_LIMIT,
+                target.learn_older(&self.client, LIST_LIMIT, LIST_AGE),
+            );
             match asked.await {
                 Ok(Ok(knowledge)) => knowledge,
                 _ => target.knowledge(),
@@ -161,7 +174,10 @@ impl Client {
 }
 
 /// Reads a body up to a bound; what lies beyond is left.
-async fn read_bounded(answer: reqwest::Response, limit_bytes: usize) -> Result<Bytes, reqwest::Error> {
+async fn read_bounded(
+    answer: reqwest::Response,
+    limit_bytes: usize,
+) -> Result<Bytes, reqwest::Error> {
     let mut body = http::Response::<reqwest::Body>::from(answer).into_body();
     let mut read = BytesMut::new();
     while read.len() < limit_bytes
@@ -181,7 +197,10 @@ fn host(url: &str) -> Option<String> {
 fn is_loopback(url: &str) -> bool {
     let Some(host) = host(url) else { return false };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    bare.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Cloud Run services start on a request; asking one for its list would start a GPU.

@@ -67,16 +67,24 @@ pub async fn ask(client: &Client, url: &str, limit: Duration) -> Result<Knowledg
         timeout(limit, client.get(format!("{url}/version"), ANSWER_BYTES)),
     );
     let is_vllm = match &version {
-        Ok(Ok((200, body))) => Some(serde_json::from_slice::<Value>(body).is_ok_and(|v| v.get("version").is_some())),
+        Ok(Ok((200, body))) => {
+            Some(serde_json::from_slice::<Value>(body).is_ok_and(|v| v.get("version").is_some()))
+        }
         Ok(Ok((404 | 405 | 501, _))) => Some(false),
         _ => None,
     };
     match list {
-        Ok(Ok((200, body))) => {
-            Ok(Knowledge { models: read_list(&body), is_vllm, asked_at: Some(Instant::now()) })
-        }
+        Ok(Ok((200, body))) => Ok(Knowledge {
+            models: read_list(&body),
+            is_vllm,
+            asked_at: Some(Instant::now()),
+        }),
         Ok(Err(error)) if super::failure::is_refused(&error) => Err(Silence::Refused),
-        Ok(Ok(_)) => Ok(Knowledge { models: None, is_vllm, asked_at: Some(Instant::now()) }),
+        Ok(Ok(_)) => Ok(Knowledge {
+            models: None,
+            is_vllm,
+            asked_at: Some(Instant::now()),
+        }),
         _ => Err(Silence::Other),
     }
 }
@@ -85,7 +93,11 @@ fn read_list(body: &[u8]) -> Option<Vec<ModelCard>> {
     let list: List = serde_json::from_slice(body).ok()?;
     let cards = list.data.into_iter().filter_map(|raw| {
         let id = raw.get("id")?.as_str()?.to_owned();
-        Some(ModelCard { id, max_model_len: raw.get("max_model_len").and_then(Value::as_u64), raw })
+        Some(ModelCard {
+            id,
+            max_model_len: raw.get("max_model_len").and_then(Value::as_u64),
+            raw,
+        })
     });
     Some(cards.collect())
 }

@@ -34,10 +34,17 @@ impl Object {
             .into_iter()
             .map(|(key, value)| {
                 let start = value.get().as_ptr().addr() - base;
-                (key.into_owned(), Value::At(start..start + value.get().len()))
+                (
+                    key.into_owned(),
+                    Value::At(start..start + value.get().len()),
+                )
             })
             .collect();
-        Ok(Self { text, members, edited: false })
+        Ok(Self {
+            text,
+            members,
+            edited: false,
+        })
     }
 
     /// The JSON text of a member; the last one if the key stands twice.
@@ -53,7 +60,11 @@ impl Object {
 
     /// Whether a key stands more than once.
     pub fn repeats(&self, key: &str) -> bool {
-        self.members.iter().filter(|(name, _)| name == key).nth(1).is_some()
+        self.members
+            .iter()
+            .filter(|(name, _)| name == key)
+            .nth(1)
+            .is_some()
     }
 
     /// A member as a string; `None` if it is absent, null or no string.
@@ -84,7 +95,11 @@ impl Object {
 
     /// An object of some of the members, those that are there and not null.
     pub fn only(&self, keys: &[&str]) -> Bytes {
-        self.write(self.members.iter().filter(|(key, value)| keys.contains(&key.as_str()) && self.raw(value) != b"null"))
+        self.write(
+            self.members
+                .iter()
+                .filter(|(key, value)| keys.contains(&key.as_str()) && self.raw(value) != b"null"),
+        )
     }
 
     /// The body as it goes out: the text itself if nothing was changed.
@@ -180,7 +195,11 @@ mod tests {
         let text = r#"{ "model":"m","tools":[{"b":1, "a":2.50}],"x":1e5 ,"mod\u0065l2":"y"}"#;
         let mut object = object(text);
         assert_eq!(object.to_bytes(), text.as_bytes(), "untouched is untouched");
-        assert_eq!(object.string("model2").as_deref(), Some("y"), "escaped keys are read");
+        assert_eq!(
+            object.string("model2").as_deref(),
+            Some("y"),
+            "escaped keys are read"
+        );
         object.set("model", "\"z\"".to_owned());
         object.set("new", "true".to_owned());
         object.remove("x");
@@ -202,10 +221,25 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "[]", "1", "\"x\"", "{", "{\"a\":}", "{\"a\":1}x", "{\"a\":\"\u{1}\"}"] {
-            assert!(Object::parse(Bytes::copy_from_slice(text.as_bytes())).is_err(), "{text}");
+        for text in [
+            "",
+            "[]",
+            "1",
+            "\"x\"",
+            "{",
+            "{\"a\":}",
+            "{\"a\":1}x",
+            "{\"a\":\"\u{1}\"}",
+        ] {
+            assert!(
+                Object::parse(Bytes::copy_from_slice(text.as_bytes())).is_err(),
+                "{text}"
+            );
         }
-        assert!(Object::parse(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err(), "no UTF-8");
+        assert!(
+            Object::parse(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err(),
+            "no UTF-8"
+        );
         let deep = format!("{{\"a\":{}}}", "[".repeat(100_000));
         assert!(Object::parse(deep.into()).is_err());
     }

@@ -25,14 +25,19 @@ impl Splitter {
             self.piece = piece;
             return;
         }
-        self.joined.extend_from_slice(&std::mem::take(&mut self.piece));
+        self.joined
+            .extend_from_slice(&std::mem::take(&mut self.piece));
         self.joined.extend_from_slice(&piece);
     }
 
     /// The next whole event.
     pub fn next_event(&mut self) -> Option<Bytes> {
         loop {
-            let text: &[u8] = if self.joined.is_empty() { &self.piece } else { &self.joined };
+            let text: &[u8] = if self.joined.is_empty() {
+                &self.piece
+            } else {
+                &self.joined
+            };
             let rest = &text[self.line_start..];
             let newline = memchr2(b'\n', b'\r', rest)?;
             let width = match (rest[newline], rest.get(newline + 1)) {
@@ -63,7 +68,11 @@ impl Splitter {
     }
 
     fn take(&mut self, end: usize) -> Bytes {
-        if self.joined.is_empty() { self.piece.split_to(end) } else { self.joined.split_to(end).freeze() }
+        if self.joined.is_empty() {
+            self.piece.split_to(end)
+        } else {
+            self.joined.split_to(end).freeze()
+        }
     }
 }
 
@@ -135,6 +144,9 @@ mod tests {
         assert_eq!(data(b"data: [DONE]\n\n"), Data::Line(6..12));
         assert_eq!(data(b"event: e\r\ndata:x\r\n\r\n"), Data::Line(15..16));
         assert_eq!(data(b": comment\n\n"), Data::None);
-        assert_eq!(data(b"data: a\ndata: b\n\n"), Data::Joined(b"a\nb".to_vec()));
+        assert_eq!(
+            data(b"data: a\ndata: b\n\n"),
+            Data::Joined(b"a\nb".to_vec())
+        );
     }
 }

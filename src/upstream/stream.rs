@@ -71,10 +71,18 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    pub(super) const PASS: Self = Self { end: End::Open, usage: None, pass: true };
+    pub(super) const PASS: Self = Self {
+        end: End::Open,
+        usage: None,
+        pass: true,
+    };
 
     pub(super) const fn end(end: End) -> Self {
-        Self { end, usage: None, pass: true }
+        Self {
+            end,
+            usage: None,
+            pass: true,
+        }
     }
 }
 
@@ -87,7 +95,12 @@ impl Stream {
             Api::Messages => Kind::Messages,
             Api::Opaque => Kind::Opaque,
         };
-        Self { kind, end: End::Open, data_events: 0, final_usage: None }
+        Self {
+            kind,
+            end: End::Open,
+            data_events: 0,
+            final_usage: None,
+        }
     }
 
     /// Takes one whole event and appends what the client sees to `out`. Nothing passes any more
@@ -142,7 +155,9 @@ impl Stream {
     pub fn final_usage(&self) -> Option<Tokens> {
         match &self.kind {
             // A server may put the count on the last content chunk and send no other.
-            Kind::Choices(choices) if self.end == End::Proper => self.final_usage.or_else(|| choices.running()),
+            Kind::Choices(choices) if self.end == End::Proper => {
+                self.final_usage.or_else(|| choices.running())
+            }
             Kind::Messages if self.end != End::Proper => None,
             _ => self.final_usage,
         }
@@ -160,7 +175,10 @@ impl Stream {
     pub fn estimate(&self) -> Option<Tokens> {
         let known = self.final_usage.unwrap_or_default();
         let completion = known.completion.max(self.data_events);
-        (self.data_events > 0).then_some(Tokens { completion, ..known })
+        (self.data_events > 0).then_some(Tokens {
+            completion,
+            ..known
+        })
     }
 
     /// The `system_fingerprint` value that this stream showed.
@@ -191,14 +209,26 @@ fn one_line(event: &[u8], joined: &[u8]) -> (Bytes, Range<usize>) {
 }
 
 fn judge_response(text: &[u8], span: Range<usize>) -> Verdict {
-    let Some(found) = find(text, span, [b"type", b"response", b"error"]) else { return Verdict::PASS };
+    let Some(found) = find(text, span, [b"type", b"response", b"error"]) else {
+        return Verdict::PASS;
+    };
     let [kind, response, error] = found;
     let kind = kind.map_or(&b""[..], |span| &text[span]);
     match kind {
         b"\"response.completed\"" | b"\"response.incomplete\"" | b"\"response.failed\"" => {
-            let usage = response.and_then(|span| find(text, span, [b"usage"])).and_then(|[usage]| usage);
-            let end = if kind == b"\"response.failed\"" { End::UpstreamError } else { End::Proper };
-            Verdict { end, usage: usage.and_then(|span| Tokens::parse(&text[span])), pass: true }
+            let usage = response
+                .and_then(|span| find(text, span, [b"usage"]))
+                .and_then(|[usage]| usage);
+            let end = if kind == b"\"response.failed\"" {
+                End::UpstreamError
+            } else {
+                End::Proper
+            };
+            Verdict {
+                end,
+                usage: usage.and_then(|span| Tokens::parse(&text[span])),
+                pass: true,
+            }
         }
         b"\"error\"" => Verdict::end(End::UpstreamError),
         b"" if is_object(text, error.as_ref()) => Verdict::end(End::UpstreamError),
@@ -213,15 +243,23 @@ fn judge_message(text: &[u8], span: Range<usize>, so_far: Option<Tokens>) -> Ver
     let tokens = |span: Option<Range<usize>>| span.and_then(|span| Tokens::parse(&text[span]));
     match kind.map_or(&b""[..], |span| &text[span]) {
         b"\"message_start\"" => {
-            let usage = message.and_then(|span| find(text, span, [b"usage"])).and_then(|[usage]| usage);
-            Verdict { usage: tokens(usage), ..Verdict::PASS }
+            let usage = message
+                .and_then(|span| find(text, span, [b"usage"]))
+                .and_then(|[usage]| usage);
+            Verdict {
+                usage: tokens(usage),
+                ..Verdict::PASS
+            }
         }
         b"\"message_delta\"" => {
             // Anthropic's own delta counts the output alone; the input came with the start.
             let delta = usage.and_then(|span| {
                 Tokens::parse(&text[span.clone()]).or_else(|| output_only(&text[span], so_far))
             });
-            Verdict { usage: delta, ..Verdict::PASS }
+            Verdict {
+                usage: delta,
+                ..Verdict::PASS
+            }
         }
         b"\"message_stop\"" => Verdict::end(End::Proper),
         b"\"error\"" => Verdict::end(End::UpstreamError),
@@ -232,15 +270,23 @@ fn judge_message(text: &[u8], span: Range<usize>, so_far: Option<Tokens>) -> Ver
 fn output_only(usage: &[u8], so_far: Option<Tokens>) -> Option<Tokens> {
     let [output] = find(usage, 0..usage.len(), [b"output_tokens"])?;
     let completion = std::str::from_utf8(&usage[output?]).ok()?.parse().ok()?;
-    Some(Tokens { completion, ..so_far.unwrap_or_default() })
+    Some(Tokens {
+        completion,
+        ..so_far.unwrap_or_default()
+    })
 }
 
 fn judge_opaque(text: &[u8], span: Range<usize>) -> Verdict {
-    let Some([usage, error]) = find(text, span, [b"usage", b"error"]) else { return Verdict::PASS };
+    let Some([usage, error]) = find(text, span, [b"usage", b"error"]) else {
+        return Verdict::PASS;
+    };
     if is_object(text, error.as_ref()) {
         return Verdict::end(End::UpstreamError);
     }
-    Verdict { usage: usage.and_then(|span| Tokens::parse(&text[span])), ..Verdict::PASS }
+    Verdict {
+        usage: usage.and_then(|span| Tokens::parse(&text[span])),
+        ..Verdict::PASS
+    }
 }
 
 fn is_object(text: &[u8], span: Option<&Range<usize>>) -> bool {
@@ -248,11 +294,18 @@ fn is_object(text: &[u8], span: Option<&Range<usize>>) -> bool {
 }
 
 /// The values of some top-level members; `None` if the text is no object.
-fn find<const N: usize>(text: &[u8], span: Range<usize>, keys: [&[u8]; N]) -> Option<[Option<Range<usize>>; N]> {
+fn find<const N: usize>(
+    text: &[u8],
+    span: Range<usize>,
+    keys: [&[u8]; N],
+) -> Option<[Option<Range<usize>>; N]> {
     let mut walk = members(text, span)?;
     let mut found = [const { None }; N];
     while let Some(member) = walk.next_member() {
-        if let Some(at) = keys.iter().position(|key| *key == &text[member.key.clone()]) {
+        if let Some(at) = keys
+            .iter()
+            .position(|key| *key == &text[member.key.clone()])
+        {
             found[at] = Some(member.value);
         }
     }

@@ -131,7 +131,11 @@ impl Target {
     pub(super) fn note_answer(&self) {
         let mut state = lock(&self.state);
         if *state != State::Ready {
-            tracing::info!(upstream = self.url, was = state.as_str(), "upstream answers");
+            tracing::info!(
+                upstream = self.url,
+                was = state.as_str(),
+                "upstream answers"
+            );
             *state = State::Ready;
         }
     }
@@ -143,7 +147,10 @@ impl Target {
             State::Down => return false,
             State::Starting(since) => since,
             State::Unknown | State::Ready => {
-                tracing::warn!(upstream = self.url, "upstream refuses connections; calls wait for it");
+                tracing::warn!(
+                    upstream = self.url,
+                    "upstream refuses connections; calls wait for it"
+                );
                 let now = Instant::now();
                 *state = State::Starting(now);
                 // Another program may come up in its place.
@@ -154,14 +161,19 @@ impl Target {
         if since.elapsed() < limit {
             return true;
         }
-        tracing::error!(upstream = self.url, waited_s = limit.as_secs(), "upstream does not come up");
+        tracing::error!(
+            upstream = self.url,
+            waited_s = limit.as_secs(),
+            "upstream does not come up"
+        );
         *state = State::Down;
         false
     }
 
     /// Asks what the target serves, unless that is known; one asks, the others wait for it.
     pub(super) async fn learn(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_if(client, ASK_LIMIT, |known| known.asked_at.is_none()).await
+        self.learn_if(client, ASK_LIMIT, |known| known.asked_at.is_none())
+            .await
     }
 
     /// Asks again for a model that the known list lacks.
@@ -176,7 +188,10 @@ impl Target {
         limit: Duration,
         age: Duration,
     ) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_if(client, limit, |known| known.asked_at.is_none_or(|at| at.elapsed() >= age)).await
+        self.learn_if(client, limit, |known| {
+            known.asked_at.is_none_or(|at| at.elapsed() >= age)
+        })
+        .await
     }
 
     async fn learn_if(
@@ -199,7 +214,10 @@ impl Target {
             Ok(learnt) => learnt,
             Err(Silence::Refused) => return Err(Silence::Refused),
             // It listens but does not tell: calls go on without, and do not ask each time.
-            Err(Silence::Other) => Knowledge { asked_at: Some(Instant::now()), ..(*known).clone() },
+            Err(Silence::Other) => Knowledge {
+                asked_at: Some(Instant::now()),
+                ..(*known).clone()
+            },
         };
         let merged = Arc::new(Knowledge {
             models: learnt.models.or_else(|| known.models.clone()),

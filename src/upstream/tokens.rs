@@ -35,7 +35,8 @@ impl Tokens {
     /// Reads a `usage` value; `None` if it counts no tokens (null, or seconds of audio).
     pub fn parse(usage: &[u8]) -> Option<Self> {
         let wire: Wire = serde_json::from_slice(usage).ok()?;
-        let cached = |details: &Option<Details>| details.as_ref().and_then(|d| d.cached_tokens).unwrap_or(0);
+        let cached =
+            |details: &Option<Details>| details.as_ref().and_then(|d| d.cached_tokens).unwrap_or(0);
         if let Some(input) = wire.input_tokens {
             // Anthropic counts what came from the cache beside the input, OpenAI within it.
             let read = wire.cache_read_input_tokens.unwrap_or(0);
@@ -47,8 +48,15 @@ impl Tokens {
             });
         }
         let completion = wire.completion_tokens.unwrap_or(0);
-        let prompt = wire.prompt_tokens.or_else(|| wire.total_tokens.map(|total| total.saturating_sub(completion)))?;
-        Some(Self { prompt, cached: cached(&wire.prompt_tokens_details), completion })
+        let prompt = wire.prompt_tokens.or_else(|| {
+            wire.total_tokens
+                .map(|total| total.saturating_sub(completion))
+        })?;
+        Some(Self {
+            prompt,
+            cached: cached(&wire.prompt_tokens_details),
+            completion,
+        })
     }
 }
 
@@ -58,7 +66,11 @@ mod tests {
 
     #[test]
     fn every_dialect_counts_the_same() {
-        let expected = Some(Tokens { prompt: 15, cached: 4, completion: 14 });
+        let expected = Some(Tokens {
+            prompt: 15,
+            cached: 4,
+            completion: 14,
+        });
         for usage in [
             r#"{"prompt_tokens":15,"total_tokens":29,"completion_tokens":14,"prompt_tokens_details":{"cached_tokens":4}}"#,
             r#"{"input_tokens":15,"output_tokens":14,"total_tokens":29,"input_tokens_details":{"cached_tokens":4}}"#,
@@ -66,8 +78,21 @@ mod tests {
         ] {
             assert_eq!(Tokens::parse(usage.as_bytes()), expected, "{usage}");
         }
-        assert_eq!(Tokens::parse(br#"{"total_tokens":7}"#), Some(Tokens { prompt: 7, cached: 0, completion: 0 }));
-        for usage in ["null", r#"{"type":"duration","seconds":3}"#, "", "[]", r#"{"prompt_tokens":-1}"#] {
+        assert_eq!(
+            Tokens::parse(br#"{"total_tokens":7}"#),
+            Some(Tokens {
+                prompt: 7,
+                cached: 0,
+                completion: 0
+            })
+        );
+        for usage in [
+            "null",
+            r#"{"type":"duration","seconds":3}"#,
+            "",
+            "[]",
+            r#"{"prompt_tokens":-1}"#,
+        ] {
             assert_eq!(Tokens::parse(usage.as_bytes()), None, "{usage}");
         }
     }

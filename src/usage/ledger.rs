@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::UsageRecord;
 use super::row::Origin;
 use crate::config::{Config, SinkKind};
-use crate::store::{self, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::telemetry;
 
 /// Rows in memory at most, those on their way to the sink included.
@@ -67,7 +67,7 @@ impl Ledger {
     /// When the embedded table cannot be opened.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let origin = Origin::new(&config.instance, &config.usage.labels);
-        let path = config.database;
+        let path = &config.database;
         Ok(Self::open_sink(config.usage.sink, &path, origin).await?)
     }
 
@@ -178,7 +178,10 @@ impl Ledger {
     #[must_use]
     pub fn stats(&self) -> LedgerStats {
         let queue = self.lock();
-        LedgerStats { written: queue.written, lost: queue.lost }
+        LedgerStats {
+            written: queue.written,
+            lost: queue.lost,
+        }
     }
 
     /// Waits until a batch is full or its first row has waited long enough. After a failed write
@@ -217,7 +220,11 @@ impl Ledger {
         let tell = self.lock().fail();
         if tell {
             let (waiting, cause) = (self.waiting(), format!("{:#}", anyhow::Error::new(cause)));
-            tracing::error!(waiting, cause, "usage rows do not reach the sink; all are kept");
+            tracing::error!(
+                waiting,
+                cause,
+                "usage rows do not reach the sink; all are kept"
+            );
         }
     }
 
@@ -270,7 +277,11 @@ impl Queue {
             tell_lost = is_due(&mut self.told_lost).then_some(self.lost);
         }
         self.rows.push_back(row);
-        Pushed { first: self.rows.len() == 1, full: self.rows.len() == BATCH_ROWS, tell_lost }
+        Pushed {
+            first: self.rows.len() == 1,
+            full: self.rows.len() == BATCH_ROWS,
+            tell_lost,
+        }
     }
 
     fn take_into(&mut self, batch: &mut Vec<String>) {

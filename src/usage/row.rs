@@ -77,7 +77,11 @@ impl Origin {
             prompt_tokens: Count(record.prompt_tokens),
             cached_tokens: Count(record.cached_tokens),
             completion_tokens: Count(record.completion_tokens),
-            total_tokens: Count(record.prompt_tokens.saturating_add(record.completion_tokens)),
+            total_tokens: Count(
+                record
+                    .prompt_tokens
+                    .saturating_add(record.completion_tokens),
+            ),
             counted_by: record.counted_by.as_str(),
             attempts: record.attempts,
             wait_ms: Count(record.wait_ms),
@@ -90,7 +94,10 @@ impl Origin {
             revision: Text(&self.revision),
             instance_id: Text(&self.instance_id),
             region: Text(&self.region),
-            labels: Labels { service: &self.labels, own: &record.labels },
+            labels: Labels {
+                service: &self.labels,
+                own: &record.labels,
+            },
         }
     }
 }
@@ -188,13 +195,23 @@ impl Serialize for Labels<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut labels = serializer.serialize_seq(None)?;
         for (key, value) in self.service {
-            labels.serialize_element(&Label { key: Text(key), value: Text(value) })?;
+            labels.serialize_element(&Label {
+                key: Text(key),
+                value: Text(value),
+            })?;
         }
         for (at, (key, value)) in self.own.iter().enumerate() {
             let name = clean(key);
-            let known = self.service.iter().chain(&self.own[..at]).any(|(k, _)| clean(k) == name);
+            let known = self
+                .service
+                .iter()
+                .chain(&self.own[..at])
+                .any(|(k, _)| clean(k) == name);
             if !known {
-                labels.serialize_element(&Label { key: Text(&name), value: Text(value) })?;
+                labels.serialize_element(&Label {
+                    key: Text(&name),
+                    value: Text(value),
+                })?;
             }
         }
         labels.end()
@@ -238,7 +255,10 @@ pub(super) mod tests {
             on_cloud_run: true,
         };
         let labels = [("team", "ml"), ("environment", "test"), ("team", "twice")];
-        Origin::new(&instance, &labels.map(|(key, value)| (key.to_owned(), value.to_owned())))
+        Origin::new(
+            &instance,
+            &labels.map(|(key, value)| (key.to_owned(), value.to_owned())),
+        )
     }
 
     pub(in crate::usage) fn record(request_id: &str) -> UsageRecord {
@@ -270,7 +290,10 @@ pub(super) mod tests {
             request_bytes: 2048,
             response_bytes: 4096,
             client: Some("opencode/1.2".into()),
-            labels: vec![("cost-center".into(), "e1".into()), ("team".into(), "late".into())],
+            labels: vec![
+                ("cost-center".into(), "e1".into()),
+                ("team".into(), "late".into()),
+            ],
         }
     }
 
@@ -302,9 +325,16 @@ pub(super) mod tests {
         let schema: Vec<Value> =
             serde_json::from_str(include_str!("../../schema/usage.json")).unwrap();
         let row = value(&record("r1"));
-        let names: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted: Vec<&str> =
-            schema.iter().map(|column| column["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> = row
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let wanted: Vec<&str> = schema
+            .iter()
+            .map(|column| column["name"].as_str().unwrap())
+            .collect();
         assert_eq!(names, wanted);
         for column in &schema {
             let name = column["name"].as_str().unwrap();
@@ -345,7 +375,10 @@ pub(super) mod tests {
             ("a".into(), "2".into()),
         ];
         let row = value(&odd);
-        assert_eq!(row["model"].as_str().unwrap(), format!("a{}", "é".repeat(127)));
+        assert_eq!(
+            row["model"].as_str().unwrap(),
+            format!("a{}", "é".repeat(127))
+        );
         assert_eq!(row["client"], "x[31m°");
         assert_eq!(row["labels"][2], json!({"key": "a", "value": "1"}));
         assert_eq!(row["labels"].as_array().unwrap().len(), 3);

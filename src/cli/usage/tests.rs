@@ -14,7 +14,9 @@ struct Line {
 
 fn args(line: &[&str]) -> Result<Args, String> {
     let parsed = Line::try_parse_from([&["usage"], line].concat());
-    parsed.map(|line| line.args).map_err(|error| error.to_string())
+    parsed
+        .map(|line| line.args)
+        .map_err(|error| error.to_string())
 }
 
 fn group(name: Option<&str>, requests: i64) -> Totals {
@@ -32,7 +34,10 @@ fn group(name: Option<&str>, requests: i64) -> Totals {
 #[test]
 fn arguments_have_defaults_and_are_checked() {
     let plain = args(&[]).unwrap();
-    assert_eq!((plain.by, plain.since), (Grouping::Key, Since::Ago(Duration::from_hours(7 * 24))));
+    assert_eq!(
+        (plain.by, plain.since),
+        (Grouping::Key, Since::Ago(Duration::from_hours(7 * 24)))
+    );
     let by = |text| args(&["--by", text]).map(|args| args.by);
     assert_eq!(by("label:a:b").unwrap(), Grouping::Label("a:b".into()));
     assert_eq!(by("day").unwrap(), Grouping::Day);
@@ -47,17 +52,33 @@ fn since_takes_spans_dates_and_times() {
     let since = |text| args(&["--since", text]).map(|args| args.since);
     assert_eq!(since("24h").unwrap(), Since::Ago(Duration::from_hours(24)));
     assert_eq!(since("30m").unwrap(), Since::Ago(Duration::from_mins(30)));
-    assert_eq!(since("2026-11-01").unwrap(), Since::At(datetime!(2026-11-01 0:00 UTC)));
+    assert_eq!(
+        since("2026-11-01").unwrap(),
+        Since::At(datetime!(2026-11-01 0:00 UTC))
+    );
     assert_eq!(
         since("2026-11-01T02:00:00+02:00").unwrap(),
         Since::At(datetime!(2026-11-01 0:00 UTC))
     );
-    for wrong in ["", "d", "7", "7w", "-7d", "7.5d", "2026-13-01", "yesterday", "é", "99999999999d"]
-    {
+    for wrong in [
+        "",
+        "d",
+        "7",
+        "7w",
+        "-7d",
+        "7.5d",
+        "2026-13-01",
+        "yesterday",
+        "é",
+        "99999999999d",
+    ] {
         assert!(since(wrong).is_err(), "{wrong}");
     }
     let now = datetime!(2026-11-08 12:00 UTC);
-    assert_eq!(since("7d").unwrap().resolve(now).unwrap(), datetime!(2026-11-01 12:00 UTC));
+    assert_eq!(
+        since("7d").unwrap().resolve(now).unwrap(),
+        datetime!(2026-11-01 12:00 UTC)
+    );
     assert!(since("4000000000d").unwrap().resolve(now).is_err());
 }
 
@@ -106,7 +127,10 @@ fn json_is_an_array_of_objects() {
     let figures = json!({"requests": 2, "prompt_tokens": 1000, "cached_tokens": 10, "completion_tokens": 5,
         "total_tokens": 1005, "errors": 1});
     let mut first = json!({"label:team": "ml"});
-    first.as_object_mut().unwrap().extend(figures.as_object().unwrap().clone());
+    first
+        .as_object_mut()
+        .unwrap()
+        .extend(figures.as_object().unwrap().clone());
     assert_eq!(value[0], first);
     assert_eq!(value[1]["label:team"], Value::Null);
     assert_eq!(json("key", &[]), "[]\n");
@@ -116,7 +140,10 @@ fn json_is_an_array_of_objects() {
 async fn a_missing_database_is_told_in_words_and_not_made() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tollgate.db");
-    let error = run(args(&[]).unwrap(), path.clone()).await.unwrap_err().to_string();
+    let error = run(args(&[]).unwrap(), path.clone())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("nothing was recorded yet") && error.contains(path.to_str().unwrap()),
         "{error}"
@@ -130,10 +157,16 @@ async fn an_empty_table_says_so_in_each_format() {
     let path = directory.path().join("tollgate.db");
     let _writer = Store::open(&path).await.unwrap();
     let since = datetime!(2026-11-01 0:00 UTC);
-    let print =
-        async |format| report(&args(&["--format", format]).unwrap(), &path, since).await.unwrap();
+    let print = async |format| {
+        report(&args(&["--format", format]).unwrap(), &path, since)
+            .await
+            .unwrap()
+    };
     let words = print("table").await;
-    assert!(words.starts_with("No calls recorded since 2026-11-01 00:00 UTC in "), "{words}");
+    assert!(
+        words.starts_with("No calls recorded since 2026-11-01 00:00 UTC in "),
+        "{words}"
+    );
     assert_eq!(print("csv").await.lines().count(), 1);
     assert_eq!(print("json").await, "[]\n");
 }
@@ -151,7 +184,12 @@ async fn calls_count_from_the_moment_named_on() {
         "response_bytes": 1, "service": "", "revision": "", "instance_id": "", "region": "",
         "labels": [],
     });
-    Store::open(&path).await.unwrap().insert_usage(&[row.to_string()]).await.unwrap();
+    Store::open(&path)
+        .await
+        .unwrap()
+        .insert_usage(&[row.to_string()])
+        .await
+        .unwrap();
     let csv = args(&["--format", "csv"]).unwrap();
     let begins = datetime!(2026-11-01 0:00 UTC);
     let lines = async |since| report(&csv, &path, since).await.unwrap().lines().count();

@@ -155,7 +155,7 @@ impl Metrics {
         tokens.completion.inc_by(record.completion_tokens);
         tokens.cached.inc_by(record.cached_tokens);
         let labels = CallLabels {
-            outcome: outcome_label(record.outcome),
+            outcome: record.outcome.as_str(),
             endpoint: record.endpoint,
             model: model.to_owned(),
         };
@@ -297,16 +297,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-const fn outcome_label(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Complete => "complete",
-        Outcome::ClientAbort => "client_abort",
-        Outcome::UpstreamError => "upstream_error",
-        Outcome::Timeout => "timeout",
-        Outcome::Drained => "drained",
     }
 }
 

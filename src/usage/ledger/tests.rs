@@ -26,7 +26,11 @@ impl Bench {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(store::FILE_NAME);
-        Self { ledger: open(&path).await, path, _directory: directory }
+        Self {
+            ledger: open(&path).await,
+            path,
+            _directory: directory,
+        }
     }
 
     fn settle(&self, ids: std::ops::Range<usize>) {
@@ -47,7 +51,10 @@ impl Bench {
     }
 
     async fn execute(&self, sql: &'static str) {
-        sqlx::query(sql).execute(&mut self.connect().await).await.unwrap();
+        sqlx::query(sql)
+            .execute(&mut self.connect().await)
+            .await
+            .unwrap();
     }
 
     async fn ids(&self) -> HashSet<usize> {
@@ -55,12 +62,18 @@ impl Bench {
             .fetch_all(&mut self.connect().await)
             .await
             .unwrap();
-        rows.iter().map(|row| row.get::<String, _>(0).parse().unwrap()).collect()
+        rows.iter()
+            .map(|row| row.get::<String, _>(0).parse().unwrap())
+            .collect()
     }
 }
 
 async fn open(path: &Path) -> Arc<Ledger> {
-    Arc::new(Ledger::open_sink(SinkKind::Local, path, origin()).await.unwrap())
+    Arc::new(
+        Ledger::open_sink(SinkKind::Local, path, origin())
+            .await
+            .unwrap(),
+    )
 }
 
 /// Looks again until it is so; the test fails after `limit`.
@@ -70,7 +83,10 @@ async fn until(limit: Duration, what: &str, is_so: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(limit, looks).await.is_ok(), "{what} did not happen in {limit:?}");
+    assert!(
+        tokio::time::timeout(limit, looks).await.is_ok(),
+        "{what} did not happen in {limit:?}"
+    );
 }
 
 #[tokio::test]
@@ -79,7 +95,10 @@ async fn a_settled_row_is_in_the_table_within_a_second() {
     let running = bench.start();
     for id in 0..3 {
         bench.settle(id..id + 1);
-        until(Duration::from_secs(1), "the write", || bench.ledger.waiting() == 0).await;
+        until(Duration::from_secs(1), "the write", || {
+            bench.ledger.waiting() == 0
+        })
+        .await;
         assert_eq!(bench.ids().await, (0..=id).collect());
     }
     assert_eq!(bench.ledger.drain(Duration::from_secs(5)).await, 0);
@@ -104,7 +123,13 @@ async fn ten_thousand_rows_from_many_threads_are_written_once_each() {
     assert_eq!(bench.ledger.drain(Duration::from_secs(30)).await, 0);
     running.await.unwrap();
     assert_eq!(bench.ids().await, (0..10_000).collect());
-    assert_eq!(bench.ledger.stats(), LedgerStats { written: 10_000, lost: 0 });
+    assert_eq!(
+        bench.ledger.stats(),
+        LedgerStats {
+            written: 10_000,
+            lost: 0
+        }
+    );
 }
 
 #[tokio::test]
@@ -112,10 +137,22 @@ async fn a_full_queue_keeps_the_newest_rows_and_counts_the_others() {
     let bench = Bench::new().await;
     bench.settle(0..QUEUE_ROWS + 7);
     assert_eq!(bench.ledger.waiting(), QUEUE_ROWS);
-    assert_eq!(bench.ledger.stats(), LedgerStats { written: 0, lost: 7 });
+    assert_eq!(
+        bench.ledger.stats(),
+        LedgerStats {
+            written: 0,
+            lost: 7
+        }
+    );
     assert_eq!(bench.ledger.drain(Duration::from_secs(30)).await, 0);
     assert_eq!(bench.ids().await, (7..QUEUE_ROWS + 7).collect());
-    assert_eq!(bench.ledger.stats(), LedgerStats { written: QUEUE_ROWS as u64, lost: 7 });
+    assert_eq!(
+        bench.ledger.stats(),
+        LedgerStats {
+            written: QUEUE_ROWS as u64,
+            lost: 7
+        }
+    );
 }
 
 #[tokio::test]
@@ -137,8 +174,9 @@ async fn rows_in_flight_count_against_the_bound_and_are_kept() {
 fn faults_are_told_once_in_a_while() {
     let mut queue = Queue::default();
     assert!(queue.fail() && !queue.fail());
-    let told: Vec<u64> =
-        (0..QUEUE_ROWS + 100).filter_map(|_| queue.push(String::new()).tell_lost).collect();
+    let told: Vec<u64> = (0..QUEUE_ROWS + 100)
+        .filter_map(|_| queue.push(String::new()).tell_lost)
+        .collect();
     assert_eq!(told, [1]);
 }
 
@@ -148,14 +186,26 @@ async fn a_table_that_refuses_for_a_while_loses_nothing() {
     bench.execute(REFUSE).await;
     let running = bench.start();
     bench.settle(0..700);
-    until(Duration::from_secs(5), "a failed write", || bench.ledger.lock().failing).await;
+    until(Duration::from_secs(5), "a failed write", || {
+        bench.ledger.lock().failing
+    })
+    .await;
     bench.settle(700..1300);
     assert_eq!(bench.ledger.waiting(), 1300);
     assert_eq!(bench.ids().await, HashSet::new());
     bench.execute(ACCEPT).await;
-    until(Duration::from_secs(10), "the write", || bench.ledger.waiting() == 0).await;
+    until(Duration::from_secs(10), "the write", || {
+        bench.ledger.waiting() == 0
+    })
+    .await;
     assert_eq!(bench.ids().await, (0..1300).collect());
-    assert_eq!(bench.ledger.stats(), LedgerStats { written: 1300, lost: 0 });
+    assert_eq!(
+        bench.ledger.stats(),
+        LedgerStats {
+            written: 1300,
+            lost: 0
+        }
+    );
     bench.ledger.drain(Duration::from_secs(1)).await;
     running.await.unwrap();
 }
@@ -164,15 +214,28 @@ async fn a_table_that_refuses_for_a_while_loses_nothing() {
 async fn a_drain_ends_by_its_deadline_and_what_it_left_is_not_gone() {
     let bench = Bench::new().await;
     let mut other = bench.connect().await;
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
     bench.settle(0..600);
     let begun = Instant::now();
     assert_eq!(bench.ledger.drain(Duration::from_millis(300)).await, 600);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
     sqlx::query("COMMIT").execute(&mut other).await.unwrap();
     assert_eq!(bench.ledger.drain(Duration::from_secs(10)).await, 0);
     assert_eq!(bench.ids().await, (0..600).collect());
-    assert_eq!(bench.ledger.stats(), LedgerStats { written: 600, lost: 0 });
+    assert_eq!(
+        bench.ledger.stats(),
+        LedgerStats {
+            written: 600,
+            lost: 0
+        }
+    );
 }
 
 #[tokio::test]
@@ -183,10 +246,16 @@ async fn a_drain_ends_the_run_in_each_of_its_waits() {
         let running = bench.start();
         bench.settle(0..settled);
         if settled > 0 {
-            until(Duration::from_secs(5), "a failed write", || bench.ledger.lock().failing).await;
+            until(Duration::from_secs(5), "a failed write", || {
+                bench.ledger.lock().failing
+            })
+            .await;
         }
         assert_eq!(bench.ledger.drain(Duration::from_millis(50)).await, settled);
-        tokio::time::timeout(Duration::from_secs(7), running).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(7), running)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -216,7 +285,13 @@ async fn without_a_table_the_log_line_is_the_write() {
     for kind in [SinkKind::Stdout, SinkKind::None] {
         let ledger = Ledger::open_sink(kind, &path, origin()).await.unwrap();
         ledger.settle(record("1"));
-        assert_eq!(ledger.stats(), LedgerStats { written: 1, lost: 0 });
+        assert_eq!(
+            ledger.stats(),
+            LedgerStats {
+                written: 1,
+                lost: 0
+            }
+        );
         assert_eq!(ledger.drain(Duration::from_secs(1)).await, 0);
     }
     assert!(!path.exists());
