@@ -1,5 +1,14 @@
 //! Tollgate: a gateway in front of vLLM. See ARCHITECTURE.md for the map.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::disallowed_methods,
+        clippy::too_many_lines,
+        reason = "tests end with their runtime, and a table of cases may be long"
+    )
+)]
+
 pub mod app;
 pub mod auth;
 pub mod cli;

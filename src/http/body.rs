@@ -43,6 +43,7 @@ pub struct Bodies {
 }
 
 impl Bodies {
+    #[must_use]
     pub fn new(limits: &Limits) -> Self {
         Self {
             one_bytes: limits.body_bytes,

@@ -24,6 +24,7 @@ pub struct Cors {
 }
 
 impl Cors {
+    #[must_use]
     pub fn new(origins: &[String]) -> Self {
         Self {
             any: origins.iter().any(|origin| origin == "*"),

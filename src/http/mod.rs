@@ -13,6 +13,7 @@ mod ops;
 mod relay;
 mod reply;
 mod route;
+mod view;
 
 pub use body::{Answer, Bodies, Body};
 pub use cors::Cors;
@@ -247,6 +248,10 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the box over"
+)]
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Answer {
     let text = panic
         .downcast_ref::<&str>()

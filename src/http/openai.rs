@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::admission::{Admission, Caller};
 use super::body::{self, Answer, full};
-use super::relay::{Pending, Relay, Terms, is_event_stream};
+use super::relay::{Pending, Relay, Terms};
+use super::view::is_event_stream;
 use super::{Gateway, call, reply};
 use crate::auth::Principal;
 use crate::error::{Code, Error};

@@ -18,13 +18,11 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Admission;
 use super::body::Body;
 use super::reply;
+use super::view::{View, is_event_stream};
 use crate::config::Limits;
 use crate::error::{Code, Error};
-use crate::upstream::{
-    Answer, Asked, Busy, Capture, EVENT_BYTES, End, Endpoint, Exchange, Splitter, Stream, Target,
-    Tokens,
-};
-use crate::usage::{CountedBy, Outcome};
+use crate::upstream::{Answer, Asked, Busy, End, Endpoint, Exchange, Target};
+use crate::usage::Outcome;
 
 /// An upstream call that has no head yet.
 pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
@@ -73,16 +71,6 @@ struct Passing {
     _busy: Busy,
 }
 
-/// The side view of the bytes.
-enum View {
-    Events {
-        splitter: Splitter,
-        stream: Box<Stream>,
-        scratch: Vec<Bytes>,
-    },
-    Plain(Capture),
-}
-
 impl Relay {
     /// For an answer whose head is here. `is_stream` is what its content type says.
     pub fn passing(
@@ -92,9 +80,9 @@ impl Relay {
         is_stream: bool,
     ) -> Body {
         let view = if is_stream {
-            View::events(&terms, &exchange.target)
+            View::events(terms.endpoint, terms.asked, &exchange.target)
         } else {
-            View::Plain(Capture::new("usage"))
+            View::plain()
         };
         let Exchange {
             body, target, busy, ..
@@ -107,19 +95,14 @@ impl Relay {
             _busy: busy,
         });
         if is_empty {
-            relay.close();
+            relay.close(End::Proper);
         }
         relay.into_body()
     }
 
     /// For a stream whose client got its head before the upstream's was there.
     pub fn waiting(admission: Admission, terms: Terms, pending: Pending) -> Body {
-        let mut relay = Self::new(
-            admission,
-            terms,
-            Phase::Waiting(pending),
-            View::Plain(Capture::new("usage")),
-        );
+        let mut relay = Self::new(admission, terms, Phase::Waiting(pending), View::plain());
         relay.out.push_back(COMMENT);
         relay.into_body()
     }
@@ -153,8 +136,7 @@ impl Relay {
                 return Some(Ok(bytes));
             }
             let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
-            let is_stream =
-                matches!(self.view, View::Events { .. }) || matches!(self.phase, Phase::Waiting(_));
+            let is_stream = self.view.is_stream() || matches!(self.phase, Phase::Waiting(_));
             let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
             let give_up_at = waiting_since + self.terms.limits.upstream_idle;
             let event = match &mut self.phase {
@@ -197,10 +179,14 @@ impl Relay {
             Event::Answer(answer) => self.begin(answer),
             Event::Frame(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
-                    return self.pass(data);
+                    self.pass(data);
                 }
             }
-            Event::Frame(None) => return self.upstream_ended(),
+            Event::Frame(None) => {
+                let end = self.view.finish(&mut self.out);
+                self.close(end);
+                self.phase = Phase::Over;
+            }
             Event::Frame(Some(Err(error))) => {
                 let error = Error::new(
                     Code::UpstreamError,
@@ -229,7 +215,7 @@ impl Relay {
     fn begin(&mut self, answer: Result<Answer, Error>) {
         match answer {
             Ok(Answer::Exchange(exchange)) if is_event_stream(&exchange.headers) => {
-                self.view = View::events(&self.terms, &exchange.target);
+                self.view = View::events(self.terms.endpoint, self.terms.asked, &exchange.target);
                 let Exchange {
                     body, target, busy, ..
                 } = exchange;
@@ -257,77 +243,26 @@ impl Relay {
     }
 
     /// Bytes of the upstream pass.
-    fn pass(&mut self, data: Bytes) -> io::Result<()> {
-        match &mut self.view {
-            View::Plain(capture) => {
-                capture.feed(&data);
-                self.out.push_back(data);
-                if matches!(&self.phase, Phase::Passing(passing) if passing.body.is_end_stream()) {
-                    // A body of known length is not asked for its end.
-                    self.close();
-                }
-                Ok(())
-            }
-            View::Events {
-                splitter,
-                stream,
-                scratch,
-            } => {
-                splitter.push(data);
-                while let Some(event) = splitter.next_event() {
-                    stream.event(event, scratch);
-                }
-                let is_too_large = splitter.waiting_bytes() > EVENT_BYTES;
-                self.out.extend(scratch.drain(..));
-                match stream.end() {
-                    End::Open if is_too_large => self.fail(&Error::new(
-                        Code::UpstreamError,
-                        "the model server sent an event that is too large",
-                    )),
-                    End::Open => Ok(()),
-                    end => {
-                        self.stream_ended(end);
-                        Ok(())
-                    }
-                }
-            }
-        }
-    }
-
-    /// The upstream ended its body in order.
-    fn upstream_ended(&mut self) -> io::Result<()> {
-        if let View::Events {
-            splitter,
-            stream,
-            scratch,
-        } = &mut self.view
+    fn pass(&mut self, data: Bytes) {
+        let end = self.view.feed(data, &mut self.out);
+        if end != End::Open {
+            self.close(end);
+        } else if !self.view.is_stream()
+            && matches!(&self.phase, Phase::Passing(passing) if passing.body.is_end_stream())
         {
-            let rest = splitter.finish();
-            if !rest.is_empty() {
-                stream.event(rest, scratch);
-            }
-            stream.finish(scratch);
-            self.out.extend(scratch.drain(..));
-            let end = stream.end();
-            self.stream_ended(end);
-            self.phase = Phase::Over;
-            return Ok(());
+            // A body of known length is not asked for its end.
+            self.close(End::Proper);
         }
-        self.close();
-        self.phase = Phase::Over;
-        Ok(())
     }
 
-    /// The stream's own end was seen, or there is none to come.
-    fn stream_ended(&mut self, end: End) {
+    /// The answer's own end was seen, or the upstream ended without one.
+    fn close(&mut self, end: End) {
         self.note_tokens();
         match end {
             End::Proper => self.admission.end(Outcome::Complete, None),
             End::UpstreamError => {
-                self.admission.end(
-                    Outcome::UpstreamError,
-                    Some(Code::UpstreamError.as_str().to_owned()),
-                );
+                let code = Code::UpstreamError.as_str().to_owned();
+                self.admission.end(Outcome::UpstreamError, Some(code));
             }
             End::Open | End::Improper => {
                 return self.fail_in_stream(&Error::new(
@@ -336,21 +271,8 @@ impl Relay {
                 ));
             }
         }
-        self.trail();
-    }
-
-    /// A plain answer is complete.
-    fn close(&mut self) {
-        self.note_tokens();
-        self.admission.end(Outcome::Complete, None);
-        self.trail();
-    }
-
-    fn trail(&mut self) {
         if let Phase::Passing(passing) = std::mem::replace(&mut self.phase, Phase::Over) {
-            if let View::Events { stream, .. } = &self.view
-                && let Some(fingerprint) = stream.fingerprint()
-            {
+            if let Some(fingerprint) = self.view.fingerprint() {
                 passing.target.note_fingerprint(fingerprint);
             }
             self.phase = Phase::Trailing(passing);
@@ -359,63 +281,40 @@ impl Relay {
 
     /// The answer cannot be completed: a stream says so in its own way, a plain answer breaks off.
     fn fail(&mut self, error: &Error) -> io::Result<()> {
-        if matches!(self.view, View::Events { .. }) || matches!(self.phase, Phase::Waiting(_)) {
+        if self.view.is_stream() || matches!(self.phase, Phase::Waiting(_)) {
             self.fail_in_stream(error);
             return Ok(());
         }
-        self.note_tokens();
-        self.admission.fail(error);
-        self.log(error);
-        self.phase = Phase::Over;
+        self.note_failure(error);
         Err(io::Error::other("the answer broke off"))
     }
 
     fn fail_in_stream(&mut self, error: &Error) {
-        if let View::Events {
-            stream, scratch, ..
-        } = &mut self.view
-        {
-            stream.finish(scratch);
-            self.out.extend(scratch.drain(..));
-        }
-        self.note_tokens();
-        self.admission.fail(error);
-        self.log(error);
+        self.view.release(&mut self.out);
         self.out
             .push_back(reply::error_event(error, self.terms.endpoint.api()).into());
+        self.note_failure(error);
+    }
+
+    fn note_failure(&mut self, error: &Error) {
+        self.note_tokens();
+        self.admission.fail(error);
+        tracing::warn!(
+            endpoint = self.terms.endpoint.path(),
+            code = error.code().as_str(),
+            message = error.message(),
+            cause = error.cause_chain(),
+            "answer broke off"
+        );
         // Dropping the upstream's body closes its connection.
         self.phase = Phase::Over;
     }
 
-    fn log(&self, error: &Error) {
-        tracing::warn!(
-            endpoint = self.terms.endpoint.path(),
-            code = error.code().as_str(),
-            cause = error.cause_chain(),
-            "answer broke off"
-        );
-    }
-
     /// Writes down what is known of the tokens by now.
     fn note_tokens(&mut self) {
-        let (tokens, counted_by) = match &self.view {
-            View::Plain(capture) => match Tokens::parse(capture.value().trim_ascii()) {
-                Some(tokens) => (tokens, CountedBy::Engine),
-                None => return,
-            },
-            View::Events { stream, .. } => {
-                if let Some(tokens) = stream.final_usage() {
-                    (tokens, CountedBy::Engine)
-                } else if let Some(tokens) = stream.running_usage() {
-                    (tokens, CountedBy::Running)
-                } else if let Some(tokens) = stream.estimate() {
-                    (tokens, CountedBy::Estimate)
-                } else {
-                    return;
-                }
-            }
-        };
-        self.admission.count(tokens, counted_by);
+        if let Some((tokens, counted_by)) = self.view.tokens() {
+            self.admission.count(tokens, counted_by);
+        }
     }
 }
 
@@ -431,28 +330,4 @@ enum Event {
     Silence,
     Idle,
     Cut,
-}
-
-impl View {
-    fn events(terms: &Terms, target: &Target) -> Self {
-        let stream = Stream::new(terms.endpoint.api(), terms.asked, target.fingerprint());
-        Self::Events {
-            splitter: Splitter::default(),
-            stream: Box::new(stream),
-            scratch: Vec::new(),
-        }
-    }
-}
-
-/// Whether an answer is a stream of events; that decides how it is metered.
-pub fn is_event_stream(headers: &http::HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            value
-                .trim_start()
-                .get(..17)
-                .is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
-        })
 }

@@ -75,7 +75,7 @@ pub fn error(error: &Error, api: Api) -> Answer {
     let status = status_of(error);
     let object = match api {
         Api::Messages => json!({"type": "error", "error": anthropic(error, status)}),
-        _ => json!({"error": openai(error, status, Value::from(error.code().as_str()))}),
+        _ => json!({"error": openai(error, status, &Value::from(error.code().as_str()))}),
     };
     let mut answer = json(status, &object);
     let headers = answer.headers_mut();
@@ -125,12 +125,12 @@ pub fn error_event(error: &Error, api: Api) -> String {
         }
         Api::Choices | Api::Opaque => format!(
             "data: {}\n\n",
-            json!({"error": openai(error, status, code)})
+            json!({"error": openai(error, status, &code)})
         ),
     }
 }
 
-fn openai(error: &Error, status: StatusCode, code: Value) -> Value {
+fn openai(error: &Error, status: StatusCode, code: &Value) -> Value {
     json!({"message": error.message(), "type": kind(status), "param": error.field(), "code": code})
 }
 

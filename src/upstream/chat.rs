@@ -19,7 +19,7 @@ pub struct Choices {
     asked: Asked,
     /// By index: finished or not, and the running count.
     seen: BTreeMap<u64, Choice>,
-    /// A chunk with a finish_reason, kept until the next event: if that is the usage chunk, it
+    /// A chunk with a `finish_reason`, kept until the next event: if that is the usage chunk, it
     /// brings the fingerprint that belongs here. It follows at once.
     held: Option<Held>,
     fingerprint: Option<Bytes>,
@@ -235,7 +235,7 @@ impl Chunk {
                 b"usage" => chunk.usage = Some(member),
                 b"system_fingerprint" => chunk.fingerprint = Some(member.value),
                 b"error" if text[member.value.clone()] != *b"null" => {
-                    chunk.error = Some(member.value)
+                    chunk.error = Some(member.value);
                 }
                 b"object" => chunk.is_error_object = text[member.value] == *b"\"error\"",
                 _ => {}
@@ -258,7 +258,7 @@ fn is_empty(text: &[u8], choices: Range<usize>) -> bool {
     elements(text, choices).is_none_or(|mut walk| walk.next_element().is_none())
 }
 
-/// Index and finish_reason (null is none) of a choice.
+/// Index and `finish_reason` (null is none) of a choice.
 fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usize>>)> {
     let mut walk = members(text, span)?;
     let (mut index, mut reason) = (0, None);
@@ -268,10 +268,10 @@ fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usi
                 index = std::str::from_utf8(&text[member.value])
                     .ok()?
                     .parse()
-                    .ok()?
+                    .ok()?;
             }
             b"finish_reason" => {
-                reason = Some(member.value).filter(|span| text[span.clone()] != *b"null")
+                reason = Some(member.value).filter(|span| text[span.clone()] != *b"null");
             }
             _ => {}
         }

@@ -18,7 +18,7 @@ use super::{Asked, Endpoint, Object, Upstream, read_bounded};
 use crate::error::{Code, Error};
 
 /// A plain call has its head only with its last token.
-const PLAIN_HEAD_LIMIT: Duration = Duration::from_secs(3600);
+const PLAIN_HEAD_LIMIT: Duration = Duration::from_hours(1);
 /// Error answers are read up to this size and time.
 const REFUSAL_BYTES: usize = 256 * 1024;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
@@ -163,6 +163,9 @@ impl Upstream {
     }
 
     /// The model id to send; `None` leaves the body as it is.
+    ///
+    /// # Errors
+    /// `model_not_found`, against a known list alone.
     pub fn resolve(&self, model: Option<&str>, known: &Knowledge) -> Result<Option<String>, Error> {
         let only = || known.only_model().map(|card| card.id.clone());
         let Some(model) = model else {
@@ -204,15 +207,13 @@ impl Upstream {
             };
             match failure::too_long(status, &body) {
                 Some(TooLong::Together) if !is_second => {
-                    match fit::lower(&self.client, target.url(), request).await {
-                        Fit::Lowered => {}
-                        Fit::PromptTooLong => {
-                            return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
-                        }
-                        Fit::Unknown if fit::drop_limit(request) => {}
-                        Fit::Fits | Fit::Unknown => {
-                            return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
-                        }
+                    let is_lower = match fit::lower(&self.client, target.url(), request).await {
+                        Fit::Lowered => true,
+                        Fit::Unknown => fit::drop_limit(request),
+                        Fit::Fits | Fit::PromptTooLong => false,
+                    };
+                    if !is_lower {
+                        return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
                     }
                 }
                 Some(_) => return Ok(Ok(Answer::Refusal(failure::context_refusal(&body)))),
@@ -327,7 +328,7 @@ impl Request {
                 object.set("stream_options", options);
             }
             Endpoint::Responses if object.get("store") != Some("false") => {
-                object.set("store", "false".to_owned())
+                object.set("store", "false".to_owned());
             }
             _ => {}
         }

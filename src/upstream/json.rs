@@ -73,12 +73,11 @@ impl Walk<'_> {
         let start = skip_space(self.text, from);
         let end = skip_value(self.text, start)?;
         let after = skip_space(self.text, end);
-        match self.text.get(after) {
-            Some(b',') => self.at = after + 1,
-            _ => {
-                self.at = after;
-                self.done = true;
-            }
+        if let Some(b',') = self.text.get(after) {
+            self.at = after + 1;
+        } else {
+            self.at = after;
+            self.done = true;
         }
         Some(start..end)
     }
@@ -173,6 +172,7 @@ const KEY_BYTES: usize = 64;
 
 impl Capture {
     /// Waits for the member `key` of the outermost object.
+    #[must_use]
     pub fn new(key: &'static str) -> Self {
         Self {
             key: key.as_bytes(),
@@ -204,6 +204,7 @@ impl Capture {
     }
 
     /// The value, once it has passed; empty if it has not come.
+    #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value
     }

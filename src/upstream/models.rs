@@ -34,6 +34,7 @@ pub struct Knowledge {
 
 impl Knowledge {
     /// The only model, if the list is known and holds one.
+    #[must_use]
     pub fn only_model(&self) -> Option<&ModelCard> {
         match self.models.as_deref() {
             Some([only]) => Some(only),
@@ -42,6 +43,7 @@ impl Knowledge {
     }
 
     /// A model by its id.
+    #[must_use]
     pub fn card(&self, id: &str) -> Option<&ModelCard> {
         self.models.as_deref()?.iter().find(|card| card.id == id)
     }

@@ -33,6 +33,7 @@ struct Details {
 
 impl Tokens {
     /// Reads a `usage` value; `None` if it counts no tokens (null, or seconds of audio).
+    #[must_use]
     pub fn parse(usage: &[u8]) -> Option<Self> {
         let wire: Wire = serde_json::from_slice(usage).ok()?;
         let cached =

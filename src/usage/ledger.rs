@@ -68,7 +68,7 @@ impl Ledger {
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let origin = Origin::new(&config.instance, &config.usage.labels);
         let path = &config.database;
-        Ok(Self::open_sink(config.usage.sink, &path, origin).await?)
+        Ok(Self::open_sink(config.usage.sink, path, origin).await?)
     }
 
     async fn open_sink(kind: SinkKind, path: &Path, origin: Origin) -> Result<Self, StoreError> {

@@ -45,7 +45,6 @@ fn a_call_is_counted_once_with_its_tokens() {
     metrics.answered("chat", 200);
     metrics.refused(Code::InvalidApiKey);
     metrics.connection_opened();
-    metrics.client_gone();
     let text = metrics.encode(&Gauges::default());
     for line in [
         r#"tollgate_calls_total{outcome="client_abort",endpoint="chat/completions",model="m\"1"} 1"#,

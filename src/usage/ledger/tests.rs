@@ -25,7 +25,7 @@ struct Bench {
 impl Bench {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(store::FILE_NAME);
+        let path = directory.path().join(crate::store::FILE_NAME);
         Self {
             ledger: open(&path).await,
             path,
@@ -281,7 +281,7 @@ async fn a_drained_ledger_opens_again_and_knows_its_rows() {
 #[tokio::test]
 async fn without_a_table_the_log_line_is_the_write() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join(store::FILE_NAME);
+    let path = directory.path().join(crate::store::FILE_NAME);
     for kind in [SinkKind::Stdout, SinkKind::None] {
         let ledger = Ledger::open_sink(kind, &path, origin()).await.unwrap();
         ledger.settle(record("1"));
