@@ -1,0 +1,4 @@
+//! Integration tests: real programs on real sockets.
+#![cfg(test)]
+
+mod fakes;
