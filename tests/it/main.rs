@@ -4,4 +4,6 @@
 
 mod check;
 mod fakes;
+mod harness;
 mod tidy;
+mod walk;
