@@ -1,0 +1,3 @@
+//! The verbs of the program. Only these modules print.
+
+pub mod keys;
