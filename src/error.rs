@@ -78,13 +78,7 @@ impl Error {
     /// An error with a text for the client.
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            param: None,
-            retry_after: None,
-            cause: None,
-        }
+        Self { code, message: message.into(), param: None, retry_after: None, cause: None }
     }
 
     /// Names the request field that is at fault.
@@ -132,8 +126,7 @@ impl Error {
     #[must_use]
     pub fn cause_chain(&self) -> String {
         let mut chain = String::new();
-        let mut next: Option<&dyn std::error::Error> =
-            self.cause.as_deref().map(|cause| cause as _);
+        let mut next: Option<&dyn std::error::Error> = self.cause.as_deref().map(|cause| cause as _);
         while let Some(cause) = next {
             if !chain.is_empty() {
                 chain.push_str(": ");
