@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use super::current::{Age, Current};
 use super::key::KeyHash;
@@ -141,20 +140,9 @@ impl Fetches {
             }
         };
         let mut ended = self.core.ended.subscribe();
-        if timeout_at(
-            begun_at + REFRESH_WAIT,
-            ended.wait_for(|ended| ended.number >= number),
-        )
-        .await
-        .is_err()
-        {
-            let now = Instant::now();
-            let mut schedule = self.core.schedule();
-            if !schedule.is_quiet(now) {
-                warn!("loading the keys takes long; requests go on with the key set loaded before");
-            }
-            schedule.hush(now);
-        }
+        let wait = ended.wait_for(|ended| ended.number >= number);
+        // Nobody waits for a fetch that is late; its end begins the quiet time.
+        drop(timeout_at(begun_at + REFRESH_WAIT, wait).await);
     }
 
     /// Waits for the first set, asking again for as long as fetches fail.

@@ -61,13 +61,8 @@ impl Schedule {
         if good && took.is_some_and(|took| took <= REFRESH_WAIT) {
             self.quiet_until = None;
         } else {
-            self.hush(now);
+            self.quiet_until = Some(now + QUIET);
         }
-    }
-
-    /// From now on no request with a known key waits, for a while.
-    pub fn hush(&mut self, now: Instant) {
-        self.quiet_until = Some(now + QUIET);
     }
 
     pub fn is_quiet(&self, now: Instant) -> bool {
