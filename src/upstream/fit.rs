@@ -39,14 +39,16 @@ pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
     let Some((_, asked)) = asked_output(request) else {
         return false;
     };
-    let card = match request.model.as_deref() {
-        Some(model) => known.card(model).or_else(|| known.only_model()),
-        None => known.only_model(),
-    };
-    let Some(context) = card.and_then(|card| card.max_model_len) else {
+    let Payload::Json(object) = &request.payload else {
         return false;
     };
-    let Payload::Json(object) = &request.payload else {
+    // The id that goes upstream, not an alias.
+    let model = object.string("model");
+    let card = model.and_then(|model| known.card(&model));
+    let Some(context) = card
+        .or_else(|| known.only_model())
+        .and_then(|card| card.max_model_len)
+    else {
         return false;
     };
     asked
@@ -80,20 +82,23 @@ pub async fn lower(client: &Client, url: &str, request: &mut Request) -> Fit {
 }
 
 /// Takes the bound on the output away, where the upstream cannot count and a chat may do without.
+/// Tells whether there was one.
 pub fn drop_limit(request: &mut Request) -> bool {
     let (Endpoint::ChatCompletions, Payload::Json(object)) =
         (request.endpoint, &mut request.payload)
     else {
         return false;
     };
-    for limit in Endpoint::ChatCompletions.output_limits() {
+    let limits = Endpoint::ChatCompletions.output_limits();
+    let is_there = limits.iter().any(|limit| object.present(limit).is_some());
+    for limit in limits {
         object.remove(limit);
     }
-    true
+    is_there
 }
 
 /// The member that bounds the output, and its value.
-fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
+pub fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
     let Payload::Json(object) = &request.payload else {
         return None;
     };

@@ -4,6 +4,7 @@
 
 mod check;
 mod fakes;
+mod golden;
 mod harness;
 mod tidy;
 mod walk;
