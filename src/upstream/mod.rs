@@ -13,6 +13,8 @@ mod object;
 mod sse;
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 pub use endpoint::Endpoint;
