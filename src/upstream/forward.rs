@@ -347,7 +347,7 @@ impl Request {
             Endpoint::ChatCompletions | Endpoint::Completions if self.stream => {
                 let options = stream_options(
                     object.present("stream_options"),
-                    known.is_vllm.unwrap_or(true) || self.asked.continuous,
+                    known.is_vllm.unwrap_or(true),
                 );
                 object.set("stream_options", options);
             }
@@ -360,7 +360,7 @@ impl Request {
 }
 
 /// The client's own options, with usage forced on: final usage everywhere, running usage where the
-/// client asked for it or the engine may have it. (Without final usage it has no effect.)
+/// engine may have it.
 fn stream_options(own: Option<&str>, continuous: bool) -> String {
     let text = Bytes::copy_from_slice(own.unwrap_or("{}").as_bytes());
     let Ok(mut options) = Object::parse(text) else {
@@ -369,8 +369,6 @@ fn stream_options(own: Option<&str>, continuous: bool) -> String {
     options.set("include_usage", "true".to_owned());
     if continuous {
         options.set("continuous_usage_stats", "true".to_owned());
-    } else {
-        options.remove("continuous_usage_stats");
     }
     String::from_utf8_lossy(&options.to_bytes()).into_owned()
 }

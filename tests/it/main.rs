@@ -2,9 +2,13 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod calls;
 mod check;
+mod cuts;
 mod fakes;
 mod golden;
 mod harness;
 mod tidy;
+mod usage;
+mod waiting;
 mod walk;
