@@ -204,7 +204,7 @@ impl Upstream {
         progress: &Progress,
     ) -> Result<Result<Answer, Error>, Refused> {
         if fit::may_exceed(request, known) {
-            fit::lower(&self.client, target.url(), request).await;
+            fit::lower(&self.client, target.url(), request, known).await;
         }
         let api = request.endpoint.api();
         let too_long = |body: &[u8]| failure::context_refusal(body, api);
@@ -220,7 +220,7 @@ impl Upstream {
             };
             match failure::too_long(status, &body) {
                 Some(TooLong::Together) if !is_second => {
-                    match fit::lower(&self.client, target.url(), request).await {
+                    match fit::lower(&self.client, target.url(), request, known).await {
                         Fit::Lowered => {}
                         Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
                         // Not the prompt is too long: the upstream's own words say what is.

@@ -6,6 +6,7 @@ mod calls;
 mod check;
 mod cuts;
 mod fakes;
+mod fit;
 mod golden;
 mod harness;
 mod tidy;
