@@ -9,6 +9,7 @@ mod fakes;
 mod fit;
 mod golden;
 mod harness;
+mod starting;
 mod tidy;
 mod usage;
 mod waiting;
