@@ -4,11 +4,14 @@
 
 mod calls;
 mod check;
+mod counts;
 mod cuts;
 mod fakes;
 mod fit;
 mod golden;
+mod hangups;
 mod harness;
+mod metering;
 mod starting;
 mod tidy;
 mod usage;
