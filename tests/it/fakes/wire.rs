@@ -171,11 +171,8 @@ impl Wire {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 16 << 10];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer)).await;
-        let count = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.unread.extend_from_slice(&buffer[..count]);
-        Ok(count)
+        let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.unread)).await;
+        read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 

@@ -148,9 +148,8 @@ impl Refusal {
     fn param(&self, dialect: Dialect) -> Value {
         match self {
             Self::UnknownModel { .. } => json!("model"),
-            Self::MaxTokens { field, .. } => json!(field),
+            Self::MaxTokens { field, .. } | Self::NotFound { param: field, .. } => json!(field),
             Self::Invalid { param, .. } => json!(param),
-            Self::NotFound { param, .. } => json!(param),
             Self::UnknownField { field } => json!(field),
             _ if dialect != Dialect::Python => Value::Null,
             Self::Malformed { at } => json!(format!("body.{at}")),

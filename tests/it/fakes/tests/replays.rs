@@ -63,7 +63,12 @@ async fn every_recording_is_replayed_to_the_byte() {
             }
             let line = format!("{} {}", recording.method, recording.path);
             server.on(&recording.path, Behaviour::recording(&recording.name));
-            let reply = wire::exchange(server.addr(), &line, &[], &recording.request_body).await;
+            let sent = recording.request_headers.iter();
+            let sent: Vec<(&str, &str)> = sent
+                .filter(|(name, _)| !matches!(name.as_str(), "host" | "content-length"))
+                .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+                .collect();
+            let reply = wire::exchange(server.addr(), &line, &sent, &recording.request_body).await;
             let reply = reply.unwrap_or_else(|error| panic!("{}: {error}", recording.name));
             assert!(reply.complete, "{}", recording.name);
             assert_eq!(
