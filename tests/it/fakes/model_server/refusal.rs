@@ -127,10 +127,11 @@ impl Refusal {
     fn kind(&self, dialect: Dialect) -> &'static str {
         match (dialect, self) {
             (Dialect::Python, Self::UnknownModel { .. }) => "NotFoundError",
-            (Dialect::Python, Self::NotFound { .. }) => "invalid_request_error",
+            (Dialect::Python, Self::NotFound { .. }) | (Dialect::Rust | Dialect::Foreign, _) => {
+                "invalid_request_error"
+            }
             (Dialect::Python, _) if self.of_schema() => "Bad Request",
             (Dialect::Python, _) => "BadRequestError",
-            (Dialect::Rust | Dialect::Foreign, _) => "invalid_request_error",
         }
     }
 
@@ -153,8 +154,7 @@ impl Refusal {
             Self::UnknownField { field } => json!(field),
             _ if dialect != Dialect::Python => Value::Null,
             Self::Malformed { at } => json!(format!("body.{at}")),
-            Self::NotAnObject => json!("body"),
-            Self::Missing { field: "", .. } => json!("body"),
+            Self::NotAnObject | Self::Missing { field: "", .. } => json!("body"),
             Self::Missing { field, .. } => json!(format!("body.{field}")),
             Self::WrongType { field, .. } => json!(format!("body.{field}")),
             Self::Context { .. } => json!("input_tokens"),

@@ -335,12 +335,10 @@ fn metrics(model: &str, calls: &[Call]) -> String {
             ended(|call| call.disconnected_at().is_some()),
         ),
     ];
-    let mut text = String::new();
-    for (name, more, value) in rows {
-        let line = format!("vllm:{name}{{engine=\"0\"{more},model_name=\"{model}\"}} {value}.0\n");
-        text += &line;
-    }
-    text
+    let line = |(name, more, value)| {
+        format!("vllm:{name}{{engine=\"0\"{more},model_name=\"{model}\"}} {value}.0\n")
+    };
+    rows.map(line).concat()
 }
 
 /// Seconds since 1970.
