@@ -185,6 +185,51 @@ impl Refusal {
     }
 
     fn python(&self) -> String {
+        match self {
+            Self::NoRoute | Self::WrongMethod => String::new(),
+            Self::WrongKey => "Incorrect API key provided.".into(),
+            Self::UnknownModel { model, served } => {
+                format!("The model `{model}` does not exist. Valid aliases: {served}.")
+            }
+            Self::MaxTokens {
+                field,
+                value,
+                context,
+            } if *value > 0 => format!(
+                "{field}={value} cannot be greater than max_model_len={context}. \
+                 Please request fewer output tokens. (parameter={field}, value={value})"
+            ),
+            Self::MaxTokens { field, value, .. } => format!(
+                "{field} must be at least 1, got {value}. (parameter={field}, value={value})"
+            ),
+            // The real one reads a prompt no further than the first token too many.
+            Self::Context { context, .. } => format!(
+                "This model's maximum context length is {context} tokens. However, your prompt \
+                 contains at least {over} input tokens, which exceeds this limit even without any \
+                 output tokens. Please reduce the length of the input prompt. \
+                 (parameter=input_tokens, value={over})",
+                over = context + 1
+            ),
+            Self::Together {
+                context,
+                prompt,
+                asked,
+            } => format!(
+                "This model's maximum context length is {context} tokens. However, you requested \
+                 {} tokens ({prompt} in the messages, {asked} in the completion). Please reduce \
+                 the length of the messages or completion.",
+                prompt + asked
+            ),
+            Self::Invalid { message, .. } | Self::NotFound { message, .. } => message.clone(),
+            Self::UnknownField { field } => {
+                format!("Unrecognized request argument supplied: {field}")
+            }
+            _ => self.of_the_schema(),
+        }
+    }
+
+    /// What the validation of the body says.
+    fn of_the_schema(&self) -> String {
         let schema = |kind: &str, place: &str, text: &str, input: &str| {
             format!(
                 "1 validation error:\n  {{'type': '{kind}', 'loc': '{place}', \
@@ -192,8 +237,6 @@ impl Refusal {
             )
         };
         match self {
-            Self::NoRoute | Self::WrongMethod => String::new(),
-            Self::WrongKey => "Incorrect API key provided.".into(),
             Self::ContentType => {
                 "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
                     .into()
@@ -224,40 +267,7 @@ impl Refusal {
                 let (kind, text) = wrong_type(wanted, &got);
                 schema(kind, &format!("body.{field}"), text, &got)
             }
-            Self::UnknownModel { model, served } => {
-                format!("The model `{model}` does not exist. Valid aliases: {served}.")
-            }
-            Self::MaxTokens {
-                field,
-                value,
-                context,
-            } if *value > 0 => format!(
-                "{field}={value} cannot be greater than max_model_len={context}. \
-                 Please request fewer output tokens. (parameter={field}, value={value})"
-            ),
-            Self::MaxTokens { field, value, .. } => format!(
-                "{field} must be at least 1, got {value}. (parameter={field}, value={value})"
-            ),
-            Self::Context { context, tokens } => format!(
-                "This model's maximum context length is {context} tokens. However, your prompt \
-                 contains {tokens} input tokens, which exceeds this limit even without any output \
-                 tokens. Please reduce the length of the input prompt. \
-                 (parameter=input_tokens, value={tokens})"
-            ),
-            Self::Together {
-                context,
-                prompt,
-                asked,
-            } => format!(
-                "This model's maximum context length is {context} tokens. However, you requested \
-                 {} tokens ({prompt} in the messages, {asked} in the completion). Please reduce \
-                 the length of the messages or completion.",
-                prompt + asked
-            ),
-            Self::Invalid { message, .. } | Self::NotFound { message, .. } => message.clone(),
-            Self::UnknownField { field } => {
-                format!("Unrecognized request argument supplied: {field}")
-            }
+            _ => String::new(),
         }
     }
 }

@@ -223,10 +223,8 @@ async fn a_pooling_server_embeds_ranks_scores_and_listens() {
     }
 }
 
-/// The turn of an agent as OpenCode plays it: tools with its names, results as tool messages.
-#[tokio::test]
-async fn the_agents_turn_plays_through() {
-    let server = scripted(Dialect::Python).await;
+/// Tools with the names and fields that OpenCode's have.
+fn agent_tools() -> Value {
     let tool = |name: &str, properties: &[&str]| {
         let properties: Value = properties
             .iter()
@@ -235,11 +233,18 @@ async fn the_agents_turn_plays_through() {
         let parameters = json!({"type": "object", "properties": properties});
         json!({"type": "function", "function": {"name": name, "parameters": parameters}})
     };
-    let tools = json!([
+    json!([
         tool("bash", &["command", "timeout", "description"]),
         tool("read", &["filePath", "offset"]),
         tool("write", &["content", "filePath"]),
-    ]);
+    ])
+}
+
+/// The turn of an agent as OpenCode plays it: tools with its names, results as tool messages.
+#[tokio::test]
+async fn the_agents_turn_plays_through() {
+    let server = scripted(Dialect::Python).await;
+    let tools = agent_tools();
     let title = wire::post(server.addr(), CHAT, &said("Title for: [[agent]] make x"))
         .await
         .json();
