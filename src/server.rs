@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use crate::http::Answer;
 use crate::telemetry::metrics::Metrics;
 use guard::Guarded;
 
@@ -74,17 +73,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves until `stop`, then lets what is under way end. The future is over when every connection
 /// is; whoever awaits it decides how long that may take.
-pub async fn serve<S>(
+pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     settings: Settings,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) where
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
@@ -139,16 +139,17 @@ async fn accept(
     }
 }
 
-async fn connection<S>(
+async fn connection<S, B>(
     socket: TcpStream,
     service: S,
     settings: Settings,
     watcher: hyper_util::server::graceful::Watcher,
 ) where
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     // Without it small events wait for the acknowledgement of those before them.
     let _ = socket.set_nodelay(true);
