@@ -10,6 +10,7 @@
     dead_code,
     unused_imports,
     clippy::expect_used,
+    clippy::disallowed_methods,
     clippy::panic,
     reason = "written for tests, which use all of it and want to fail loudly"
 )]
