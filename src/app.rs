@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::KeyRing;
 use crate::config::Config;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
-use crate::server::{self, Settings};
+use crate::server::{self, Settings, Shutdown};
 use crate::telemetry::log::RefusalLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -87,7 +87,7 @@ impl App {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let Self { gateway, config } = self;
-        let stop = CancellationToken::new();
+        let ending = Shutdown::default();
         let tasks = TaskTracker::new();
         let settings = Settings {
             h2c: config.h2c,
@@ -108,7 +108,7 @@ impl App {
                 service,
                 settings.clone(),
                 metrics,
-                stop.clone(),
+                ending.clone(),
             ));
         }
         servers.close();
@@ -117,7 +117,7 @@ impl App {
         let written = writing.clone();
         tasks.spawn(async move { written.run_until_cancelled(ledger.run()).await });
         shutdown.await;
-        drain(&gateway, &stop, &servers, config.limits.drain).await;
+        drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
         tasks.close();
         tasks.wait().await;
@@ -164,19 +164,14 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,
 /// is cut; rows go to the sink in what time remains.
-async fn drain(
-    gateway: &Gateway,
-    stop: &CancellationToken,
-    servers: &TaskTracker,
-    limit: Duration,
-) {
+async fn drain(gateway: &Gateway, ending: &Shutdown, servers: &TaskTracker, limit: Duration) {
     let began = Instant::now();
     tracing::info!(
         in_flight = gateway.metrics.in_flight(),
         limit_s = limit.as_secs(),
         "shutting down"
     );
-    stop.cancel();
+    ending.stop.cancel();
     let cut_at = began + limit.saturating_sub(SETTLE_TIME);
     if timeout_at(cut_at, servers.wait()).await.is_err() {
         tracing::warn!(
@@ -187,8 +182,10 @@ async fn drain(
         if timeout(CUT_TIME.min(limit), servers.wait()).await.is_err() {
             tracing::warn!(
                 in_flight = gateway.metrics.in_flight(),
-                "clients that do not read are left behind"
+                "closing on clients that do not read"
             );
+            ending.kill.cancel();
+            servers.wait().await;
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());

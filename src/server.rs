@@ -54,6 +54,15 @@ pub struct Settings {
     pub max_connections: usize,
 }
 
+/// How serving ends: first in order, then at once.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// No new connections; what is under way ends.
+    pub stop: CancellationToken,
+    /// What is under way is dropped.
+    pub kill: CancellationToken,
+}
+
 /// Binds a listener.
 ///
 /// # Errors
@@ -71,14 +80,14 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `stop`, then lets what is under way end. The future is over when every connection
-/// is; whoever awaits it decides how long that may take.
+/// Serves until `shutdown.stop`, then lets what is under way end. The future is over when every
+/// connection is; whoever awaits it decides when to kill those that are not.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     settings: Settings,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    shutdown: Shutdown,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -92,7 +101,7 @@ pub async fn serve<S, B>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = shutdown.stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((socket, place)) = accepted else {
@@ -105,9 +114,10 @@ pub async fn serve<S, B>(
             graceful.watcher(),
         );
         let metrics = metrics.clone();
+        let kill = shutdown.kill.clone();
         connections.spawn(async move {
             metrics.connection_opened();
-            serving.await;
+            kill.run_until_cancelled_owned(serving).await;
             metrics.connection_closed();
             drop(place);
         });
