@@ -261,3 +261,14 @@ pub fn client_request_id(headers: &HeaderMap) -> Option<String> {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     is_kept.then(|| id.to_owned())
 }
+
+/// The id of the trace that the request belongs to, by W3C's header or Google's older one.
+pub fn trace(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let id = match text("traceparent") {
+        Some(parent) => parent.split('-').nth(1)?,
+        None => text("x-cloud-trace-context")?.split('/').next()?,
+    };
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| id.to_owned())
+}

@@ -53,6 +53,7 @@ pub(in crate::usage) fn record(request_id: &str) -> UsageRecord {
         request_bytes: 2048,
         response_bytes: 4096,
         client: Some("opencode/1.2".into()),
+        trace: None,
         labels: vec![
             ("cost-center".into(), "e1".into()),
             ("team".into(), "late".into()),
