@@ -12,16 +12,11 @@ One line per promise, and a closing line with the totals.  Exit 0 only if all ho
 """
 import argparse
 import json
-import sys
-import time
-import traceback
-import urllib.request
 
 import openai
+from harness import Site, case, check_usage, equal, has_no_digits, read_stream, refused, run_cases
 from openai import Omit, OpenAI
 
-HELLO = [{"role": "user", "content": "Hello there"}]
-WEATHER = [{"role": "user", "content": "What is the weather like in Paris?"}]
 WEATHER_TOOL = {
     "type": "function",
     "function": {
@@ -38,102 +33,13 @@ WEATHER_TOOL = {
         },
     },
 }
-# A stream of this many tokens takes seconds, so that it can be left in the middle.
-LONG = {"max_tokens": 1500, "temperature": 0, "extra_body": {"ignore_eos": True}}
-CASES = []
-
-
-def case(only_gateway=False):
-    def register(function):
-        CASES.append((function, only_gateway))
-        return function
-
-    return register
-
-
-class Site:
-    """Where the tests go, and the clients that they use."""
-
-    def __init__(self, options):
-        self.base_url = options.base_url
-        self.key = options.key
-        self.upstream = options.upstream
-        self.body_limit_bytes = options.body_limit_bytes
-        self.client = self.make_client()
-        self.model = options.model or self.client.models.list().data[0].id
-
-    def make_client(self, key=None, headers=None, **more):
-        more.setdefault("max_retries", 0)
-        more.setdefault("timeout", 30)
-        return OpenAI(base_url=self.base_url, api_key=key or self.key, default_headers=headers, **more)
-
-    def chat(self, client=None, **fields):
-        fields = {"model": self.model, "messages": HELLO, "max_tokens": 32, "temperature": 0, **fields}
-        return (client or self.client).chat.completions.create(**fields)
-
-    def count_running(self):
-        """Generations under way at the model server, by its own count."""
-        url = self.upstream.rstrip("/") + "/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        counts = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running")]
-        assert counts, "the model server's /metrics has no vllm:num_requests_running"
-        return sum(counts)
-
-    def await_running(self, wanted, what):
-        if self.upstream is None:
-            return
-        give_up = time.monotonic() + 5
-        while (running := self.count_running()) != wanted:
-            assert time.monotonic() < give_up, f"{what}: {running:g} generations running, wanted {wanted}"
-            time.sleep(0.02)
-
-
-def equal(found, wanted, what):
-    assert found == wanted, f"{what}: found {found!r}, wanted {wanted!r}"
-
-
-def refused(call, kind, status):
-    """The error that `call` must raise, of exactly this class and status."""
-    try:
-        answer = call()
-    except openai.APIStatusError as error:
-        equal(type(error).__name__, kind.__name__, "class")
-        equal(error.status_code, status, "status")
-        inner = error.body
-        assert isinstance(inner, dict), f"the body is no error object: {error.response.text!r}"
-        assert isinstance(inner.get("message"), str) and inner["message"], f"no message in {inner!r}"
-        assert inner["message"] in error.message, f"{error.message!r} hides {inner['message']!r}"
-        equal(error.type, inner["type"], "type")
-        return error
-    raise AssertionError(f"no error, but {answer!r}")
-
-
-def has_no_digits(error):
-    text = error.body["message"]
-    assert not any(letter.isdigit() for letter in text), f"digits in the gateway's own text: {text!r}"
-
-
-def read_stream(stream):
-    """Joined text, finish reason, usage chunks and all chunks of a chat stream with one choice."""
-    chunks = list(stream)
-    text, reasons, usages = "", [], []
-    for chunk in chunks:
-        for choice in chunk.choices:
-            text += choice.delta.content or ""
-            if choice.finish_reason:
-                reasons.append(choice.finish_reason)
-        if chunk.usage is not None:
-            usages.append((len(chunk.choices), chunk.usage))
-    equal(len(reasons), 1, "number of finish reasons")
-    return text, reasons[0], usages, chunks
-
-
-def check_usage(usage, completion_tokens=None):
-    assert usage.prompt_tokens > 0 and usage.completion_tokens > 0, f"{usage!r}"
-    equal(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens, "total_tokens")
-    if completion_tokens is not None:
-        equal(usage.completion_tokens, completion_tokens, "completion_tokens")
+# A stream of this many tokens takes seconds, so that it can be left in the middle: vLLM goes
+# on because of ignore_eos, the project's own model server because of the directive.
+LONG = {
+    "messages": [{"role": "user", "content": "Tell me a story [[tokens=1500 delay_ms=3]]"}],
+    "max_tokens": 1500,
+    "extra_body": {"ignore_eos": True},
+}
 
 
 @case()
@@ -149,6 +55,15 @@ def a_model_is_retrieved_also_with_a_slash_in_its_id(site):
     assert any("/" in name for name in ids), f"no id with a slash to try among {ids}"
     for name in ids:
         equal(site.client.models.retrieve(name).id, name, "id")
+
+
+@case(only_gateway=True)
+def every_spelling_of_the_base_url_works(site):
+    root = site.base_url.rstrip("/").removesuffix("/v1")
+    for base_url in (root, root + "/", root + "/v1/", root + "//v1", root + "/v1/v1"):
+        client = OpenAI(base_url=base_url, api_key=site.key, max_retries=0, timeout=30)
+        assert site.model in [model.id for model in client.models.list().data], base_url
+        assert site.chat(client).choices[0].message.content, base_url
 
 
 @case(only_gateway=True)
@@ -204,12 +119,12 @@ def length_ends_a_stream(site):
 
 @case()
 def a_tool_is_called_and_its_answer_taken(site):
-    asked = site.chat(messages=WEATHER, tools=[WEATHER_TOOL], max_tokens=100).choices[0]
+    asked = site.chat(messages=site.weather, tools=[WEATHER_TOOL], max_tokens=100).choices[0]
     equal(asked.finish_reason, "tool_calls", "finish_reason")
     call = asked.message.tool_calls[0]
     equal(call.function.name, "get_weather", "name")
     equal(json.loads(call.function.arguments)["city"], "Paris", "city")
-    history = WEATHER + [
+    history = site.weather + [
         asked.message.to_dict(),
         {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"},
     ]
@@ -220,9 +135,9 @@ def a_tool_is_called_and_its_answer_taken(site):
 
 @case()
 def a_streamed_tool_call_is_the_plain_one(site):
-    plain = site.chat(messages=WEATHER, tools=[WEATHER_TOOL], max_tokens=100)
+    plain = site.chat(messages=site.weather, tools=[WEATHER_TOOL], max_tokens=100)
     name, arguments, ids, reasons = "", "", [], []
-    stream = site.chat(messages=WEATHER, tools=[WEATHER_TOOL], max_tokens=100, stream=True)
+    stream = site.chat(messages=site.weather, tools=[WEATHER_TOOL], max_tokens=100, stream=True)
     for chunk in stream:
         for choice in chunk.choices:
             for piece in choice.delta.tool_calls or []:
@@ -238,7 +153,12 @@ def a_streamed_tool_call_is_the_plain_one(site):
 
 @case()
 def two_choices_come_at_once(site):
-    answer = site.chat(n=2, temperature=0.5)
+    try:
+        answer = site.chat(n=2, temperature=0.5)
+    except openai.BadRequestError as error:
+        # vLLM's Rust front end takes one choice only, and says so.
+        assert "n=1" in error.message, error.message
+        return error.message
     equal([choice.index for choice in answer.choices], [0, 1], "indexes")
     ends = {}
     usage = None
@@ -255,6 +175,8 @@ def two_choices_come_at_once(site):
 @case()
 def logprobs_pass(site):
     choice = site.chat(logprobs=True, top_logprobs=2).choices[0]
+    if choice.logprobs is None:
+        return "the model server gives none"
     first = choice.logprobs.content[0]
     assert first.logprob <= 0 and len(first.top_logprobs) == 2, f"{first!r}"
     count = 0
@@ -405,26 +327,16 @@ def main():
     options.add_argument("--base-url", required=True)
     options.add_argument("--key", default="sk-no-key-is-asked-for")
     options.add_argument("--model", help="default: the first one listed")
+    options.add_argument(
+        "--weather-prompt",
+        default="What is the weather like in Paris?",
+        help="what makes the model call the tool get_weather",
+    )
     options.add_argument("--upstream", help="address of the model server, for its /metrics")
     options.add_argument("--body-limit-bytes", type=int, default=33554432)
     options.add_argument("--direct", action="store_true")
     options = options.parse_args()
-    site = Site(options)
-    failed = 0
-    cases = [function for function, only_gateway in CASES if not (only_gateway and options.direct)]
-    for function in cases:
-        name = function.__name__.replace("_", " ")
-        started = time.monotonic()
-        try:
-            note = function(site)
-        except Exception:
-            failed += 1
-            print(f"FAIL {name}\n{traceback.format_exc()}", flush=True)
-        else:
-            took_ms = round((time.monotonic() - started) * 1000)
-            print(f"ok   {name} ({took_ms} ms){': ' + note if note else ''}", flush=True)
-    print(f"python sdk {openai.__version__}: {len(cases) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    run_cases(Site(options), options.direct)
 
 
 if __name__ == "__main__":
