@@ -70,6 +70,7 @@ pub struct Error {
     code: Code,
     message: Cow<'static, str>,
     param: Option<&'static str>,
+    status: Option<u16>,
     retry_after: Option<Duration>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -78,13 +79,27 @@ impl Error {
     /// An error with a text for the client.
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), param: None, retry_after: None, cause: None }
+        Self {
+            code,
+            message: message.into(),
+            param: None,
+            status: None,
+            retry_after: None,
+            cause: None,
+        }
     }
 
     /// Names the request field that is at fault.
     #[must_use]
     pub fn param(mut self, param: &'static str) -> Self {
         self.param = Some(param);
+        self
+    }
+
+    /// Keeps another status than the code's own: an upstream's, where it means more to the client.
+    #[must_use]
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = Some(status);
         self
     }
 
@@ -118,6 +133,11 @@ impl Error {
     }
 
     #[must_use]
+    pub fn kept_status(&self) -> Option<u16> {
+        self.status
+    }
+
+    #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -126,7 +146,8 @@ impl Error {
     #[must_use]
     pub fn cause_chain(&self) -> String {
         let mut chain = String::new();
-        let mut next: Option<&dyn std::error::Error> = self.cause.as_deref().map(|cause| cause as _);
+        let mut next: Option<&dyn std::error::Error> =
+            self.cause.as_deref().map(|cause| cause as _);
         while let Some(cause) = next {
             if !chain.is_empty() {
                 chain.push_str(": ");

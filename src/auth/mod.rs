@@ -1,12 +1,22 @@
-//! Who calls: headers become a [`Principal`]. No plain key leaves this module.
+//! Who calls: headers become a [`Principal`]. No plain key leaves this module, but for the one
+//! that [`ApiKey::generate`] makes.
 
+mod credentials;
+mod current;
+mod entry;
+mod fetch;
 mod key;
 mod keyset;
+mod payload;
+mod refused;
 mod ring;
+mod schedule;
+mod source;
 
 pub use key::{ApiKey, KeyHash};
-pub use keyset::{KeyEntry, KeySet, Rejected};
-pub use ring::{KeyRing, Reload, RingStatus};
+pub use keyset::{KeyEntry, KeySet, PreviousKey, Rejected};
+pub use payload::{MAX_PAYLOAD_BYTES, Payload, PayloadFault};
+pub use ring::{KeyInfo, KeyRing, Reload, RingStatus};
 
 use std::sync::Arc;
 

@@ -1,71 +1,239 @@
-//! The key ring: the current key set, its age, and how it is refreshed.
+//! The key ring: the current key set and its refreshing. Knows headers and time, and neither
+//! routes nor what a principal may do. Nothing here depends on a timer: what is overdue is done
+//! beside the next request.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
+use super::credentials::presented_key;
+use super::current::{Age, Current};
+use super::fetch::Fetches;
+use super::key::{KeyHash, MIN_KEY_CHARS};
+use super::keyset::PreviousKey;
+use super::source::Source;
 use super::{Principal, Rejected};
 use crate::config::KeysConfig;
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 /// The loaded key set and its refreshing.
-pub struct KeyRing {}
+pub struct KeyRing {
+    fetches: Fetches,
+}
 
 /// What a reload did.
+#[derive(Clone, Debug)]
 pub struct Reload {
+    /// Number of entries in force.
     pub keys_loaded: usize,
     pub version: String,
+    /// Keys (a previous one counts as one of its own) that were not in force before.
     pub added: usize,
+    /// Keys that are no longer in force.
     pub removed: usize,
     pub rejected: Vec<Rejected>,
 }
 
 /// What the ring knows of itself; never a key.
+#[derive(Clone, Debug)]
 pub struct RingStatus {
     pub keys_loaded: usize,
+    /// `None` until a set was loaded.
     pub version: Option<String>,
+    /// Since the source was asked for the set in force.
     pub age: Option<Duration>,
     pub rejected: Vec<Rejected>,
+    /// Why the last fetch failed, for admins; `None` after a good one.
+    pub failure: Option<String>,
+}
+
+/// One entry as `/admin/keys` lists it; never a key or a whole hash.
+#[derive(Clone, Debug)]
+pub struct KeyInfo {
+    pub name: Arc<str>,
+    pub key_id: Arc<str>,
+    pub previous: Vec<PreviousKey>,
+    pub admin: bool,
+    /// `None` for all.
+    pub models: Option<Vec<String>>,
+    pub max_concurrent: Option<usize>,
+    pub labels: Vec<(String, String)>,
+    pub expires_at: Option<SystemTime>,
+    /// By this instance.
+    pub last_used: Option<SystemTime>,
 }
 
 impl KeyRing {
+    /// A ring without keys; [`KeyRing::load`] brings the first set.
     #[must_use]
-    pub fn new(_config: &KeysConfig) -> Self {
-        Self {}
+    pub fn new(config: &KeysConfig) -> Self {
+        Self::over(
+            Source::file(config.file.clone(), config.explicit),
+            config.refresh,
+            config.max_stale,
+        )
     }
 
-    /// Loads the first set; called once at start, before the listener is bound.
+    fn over(source: Source, refresh: Duration, max_stale: Duration) -> Self {
+        Self {
+            fetches: Fetches::new(source, Current::new(refresh, max_stale)),
+        }
+    }
+
+    /// Loads the first set; called once at start, before the listener is bound. A fault that may
+    /// pass is no error: requests then wait for the first set.
     ///
     /// # Errors
     /// Permanent faults, in words.
     pub async fn load(&self) -> anyhow::Result<()> {
-        Ok(())
+        match self.fetches.fetch_anew().await {
+            Err(fault) if fault.permanent => Err(anyhow::anyhow!(fault.text)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
-    /// Who sends these headers.
+    /// Who sends these headers. With a fresh set: one hash and one look-up.
     ///
     /// # Errors
     /// `missing_api_key`, `invalid_api_key`, `not_ready`.
-    pub async fn identify(&self, _headers: &HeaderMap) -> Result<Principal, Error> {
-        unimplemented!()
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Principal, Error> {
+        let key = presented_key(headers)?;
+        if key.len() < MIN_KEY_CHARS {
+            return Err(unknown_key());
+        }
+        let hash = KeyHash::of(key);
+        let (age, found) = self.current().look(&hash, SystemTime::now());
+        match (age, found) {
+            (Age::Fresh, Some(known)) => known,
+            _ if key.chars().count() < MIN_KEY_CHARS => Err(unknown_key()),
+            _ => self.identify_slowly(hash).await,
+        }
     }
 
-    /// Fetches the set now.
+    /// The set is not fresh, or does not hold the key.
+    async fn identify_slowly(&self, hash: KeyHash) -> Result<Principal, Error> {
+        let seen = self.fetches.begun();
+        match self.current().age() {
+            Age::Fresh => {}
+            Age::Due => self.fetches.refresh_beside(),
+            Age::Old => self.fetches.await_refresh().await,
+            Age::Absent => self.fetches.await_first().await,
+        }
+        self.current().check_usable()?;
+        if let (_, Some(known)) = self.current().look(&hash, SystemTime::now()) {
+            return known;
+        }
+        if !self.current().is_refused(&hash) {
+            self.fetches.await_early_refresh(&hash, seen).await;
+            self.current().check_usable()?;
+            if let (_, Some(known)) = self.current().look(&hash, SystemTime::now()) {
+                return known;
+            }
+            self.current().refuse(hash);
+        }
+        Err(unknown_key())
+    }
+
+    /// Fetches the set now. Callers share fetches, but never one that began before they came: its
+    /// answer may be older than the change they know of.
     ///
     /// # Errors
     /// `reload_failed`; the old set stays.
     pub async fn reload(&self) -> Result<Reload, Error> {
-        unimplemented!()
+        let failed = || {
+            Error::new(
+                Code::ReloadFailed,
+                "the keys could not be loaded; those loaded before stay in force",
+            )
+        };
+        let before = self.current().set().map(|(set, _)| set);
+        self.fetches
+            .fetch_anew()
+            .await
+            .map_err(|fault| failed().because(fault.text))?;
+        let (after, _) = self.current().set().ok_or_else(failed)?;
+        Ok(Reload {
+            keys_loaded: after.len(),
+            version: after.version().to_owned(),
+            added: after.count_beyond(before.as_deref()),
+            removed: before.map_or(0, |before| before.count_beyond(Some(&after))),
+            rejected: after.rejected.clone(),
+        })
     }
 
     /// Whether a set was loaded.
     #[must_use]
     pub fn is_loaded(&self) -> bool {
-        false
+        self.current().age() != Age::Absent
     }
 
+    /// Whether the set in force holds this key: a secret for the upstream must not be a client's.
+    #[must_use]
+    pub fn holds(&self, key: &str) -> bool {
+        self.current()
+            .set()
+            .is_some_and(|(set, _)| set.find(&KeyHash::of(key)).is_some())
+    }
+
+    /// Counts, version and age of the set in force, for `/admin/status`.
     #[must_use]
     pub fn status(&self) -> RingStatus {
-        unimplemented!()
+        let failure = self.current().failure();
+        let Some((set, age)) = self.current().set() else {
+            return RingStatus {
+                keys_loaded: 0,
+                version: None,
+                age: None,
+                rejected: Vec::new(),
+                failure,
+            };
+        };
+        RingStatus {
+            keys_loaded: set.len(),
+            version: Some(set.version().to_owned()),
+            age: Some(age),
+            rejected: set.rejected.clone(),
+            failure,
+        }
+    }
+
+    /// The entries in force, in the order of the payload, for `/admin/keys`.
+    #[must_use]
+    pub fn names(&self) -> Vec<KeyInfo> {
+        let Some((set, _)) = self.current().set() else {
+            return Vec::new();
+        };
+        let list = set.entries().iter().map(|entry| KeyInfo {
+            name: Arc::clone(&entry.name),
+            key_id: Arc::clone(&entry.key_id),
+            previous: entry.previous.clone(),
+            admin: entry.admin,
+            models: entry.models.clone(),
+            max_concurrent: entry.max_concurrent,
+            labels: entry.labels.clone(),
+            expires_at: entry.expires_at,
+            last_used: entry.last_used(),
+        });
+        list.collect()
+    }
+
+    /// Ends the fetch that may be under way and waits for its task; none begins afterwards.
+    pub async fn close(&self) {
+        self.fetches.close().await;
+    }
+
+    fn current(&self) -> &Current {
+        self.fetches.current()
     }
 }
+
+fn unknown_key() -> Error {
+    Error::new(
+        Code::InvalidApiKey,
+        "this API key is not known here; check it, or ask whoever runs this gateway for one",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
-//! Usage rows: what a settled call leaves behind, and how it reaches the sink.
+//! Usage rows: what a settled call leaves behind, and how it reaches the sink. Knows nothing of HTTP.
 
 mod ledger;
 mod record;
+mod row;
 
-pub use ledger::Ledger;
+pub use ledger::{Ledger, LedgerStats};
 pub use record::{CountedBy, Outcome, UsageRecord};

@@ -1,4 +1,5 @@
-//! One usage row. The columns are those of `schema/usage.json`; never a prompt or an answer.
+//! A settled call: what the request path knows of it. Never a prompt or an answer, and nothing of
+//! queues, sinks or tables.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,6 +14,20 @@ pub enum Outcome {
     Drained,
 }
 
+impl Outcome {
+    /// The word in the row, and a metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientAbort => "client_abort",
+            Self::UpstreamError => "upstream_error",
+            Self::Timeout => "timeout",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// Where the token counts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CountedBy {
@@ -24,6 +39,19 @@ pub enum CountedBy {
     Estimate,
     /// Nothing is known; the counts are zero.
     None,
+}
+
+impl CountedBy {
+    /// The word in the row, and a metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Running => "running",
+            Self::Estimate => "estimate",
+            Self::None => "none",
+        }
+    }
 }
 
 /// A settled call.

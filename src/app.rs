@@ -1,0 +1,225 @@
+//! The composition root: builds the parts, owns every task, and ends them in order.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::KeyRing;
+use crate::config::Config;
+use crate::http::{Bodies, Cors, Gateway, Surface, service};
+use crate::server::{self, Settings};
+use crate::telemetry::log::RefusalLog;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::Upstream;
+use crate::usage::Ledger;
+
+/// Of the drain time this much is kept for rows, after streams were cut.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
+/// Between the cut and the flush: what was cut writes its last event and settles.
+const CUT_TIME: Duration = Duration::from_secs(1);
+/// Files kept free for the database, the log and the keys.
+const SPARE_FILES: u64 = 64;
+const MAX_CONNECTIONS: u64 = 50_000;
+
+/// A gateway that is built but does not listen yet.
+pub struct App {
+    gateway: Arc<Gateway>,
+    config: Config,
+}
+
+impl App {
+    /// Builds every part: opens the sink and loads the keys.
+    ///
+    /// # Errors
+    /// What cannot work: no sink, a keys file that must be there and is not.
+    pub async fn build(mut config: Config) -> anyhow::Result<Self> {
+        let keys = KeyRing::new(&config.keys);
+        keys.load().await?;
+        if config
+            .upstream
+            .api_key
+            .take_if(|key| keys.holds(key.expose()))
+            .is_some()
+        {
+            tracing::warn!(
+                "VLLM_API_KEY is a client's key of this gateway; it is not sent upstream"
+            );
+        }
+        let upstream = Upstream::new(
+            &config.upstream,
+            &config.limits,
+            config.instance.on_cloud_run,
+        )?;
+        let gateway = Gateway {
+            keys,
+            upstream,
+            ledger: Arc::new(Ledger::open(&config).await?),
+            metrics: Arc::new(Metrics::new()),
+            refusals: RefusalLog::new(),
+            bodies: Bodies::new(&config.limits),
+            cors: Cors::new(&config.cors_origins),
+            limits: config.limits.clone(),
+            instance: config.instance.clone(),
+            public_models: config.public_models,
+            cut: CancellationToken::new(),
+        };
+        Ok(Self {
+            gateway: Arc::new(gateway),
+            config,
+        })
+    }
+
+    /// Serves on `listener` until `shutdown` is over, then drains: streams end or are cut, rows
+    /// reach the sink.
+    ///
+    /// # Errors
+    /// When the listener for metrics cannot be bound.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let Self { gateway, config } = self;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let settings = Settings {
+            h2c: config.h2c,
+            client_stall: config.limits.client_stall,
+            max_connections: max_connections(),
+        };
+        let mut listeners = vec![(listener, Surface::All)];
+        if let Some(port) = config.metrics_port {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+            listeners.push((bind(address)?, Surface::Metrics));
+        }
+        let servers = TaskTracker::new();
+        for (listener, surface) in listeners {
+            let service = service(gateway.clone(), surface);
+            let metrics = gateway.metrics.clone();
+            servers.spawn(server::serve(
+                listener,
+                service,
+                settings.clone(),
+                metrics,
+                stop.clone(),
+            ));
+        }
+        servers.close();
+        let ledger = gateway.ledger.clone();
+        let writing = CancellationToken::new();
+        let written = writing.clone();
+        tasks.spawn(async move { written.run_until_cancelled(ledger.run()).await });
+        shutdown.await;
+        drain(&gateway, &stop, &servers, config.limits.drain).await;
+        writing.cancel();
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+}
+
+/// Builds the gateway, listens and serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from serving.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let address = SocketAddr::new(config.host, config.port);
+    // Before anything else: whoever asks for a taken port learns it at once.
+    let listener = bind(address)?;
+    let shutdown = signals()?;
+    let app = App::build(config).await?;
+    let bound = listener.local_addr().unwrap_or(address);
+    let upstreams: Vec<&str> = app
+        .gateway
+        .upstream
+        .targets()
+        .iter()
+        .map(|target| target.url())
+        .collect();
+    tracing::info!(address = %bound, upstream = upstreams.join(","), version = env!("CARGO_PKG_VERSION"), "tollgate listens");
+    app.run(listener, shutdown).await
+}
+
+/// Binds, and says what to do if another program is there.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    server::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "port {} is in use; start on another with PORT={} tollgate serve",
+            address.port(),
+            address.port().wrapping_add(2).max(1024)
+        ),
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    })
+}
+
+/// The order of the end: no new connections; what is under way ends or, with three seconds left,
+/// is cut; rows go to the sink in what time remains.
+async fn drain(
+    gateway: &Gateway,
+    stop: &CancellationToken,
+    servers: &TaskTracker,
+    limit: Duration,
+) {
+    let began = Instant::now();
+    tracing::info!(
+        in_flight = gateway.metrics.in_flight(),
+        limit_s = limit.as_secs(),
+        "shutting down"
+    );
+    stop.cancel();
+    let cut_at = began + limit.saturating_sub(SETTLE_TIME);
+    if timeout_at(cut_at, servers.wait()).await.is_err() {
+        tracing::warn!(
+            in_flight = gateway.metrics.in_flight(),
+            "time is up: cutting what is under way"
+        );
+        gateway.cut.cancel();
+        if timeout(CUT_TIME.min(limit), servers.wait()).await.is_err() {
+            tracing::warn!(
+                in_flight = gateway.metrics.in_flight(),
+                "clients that do not read are left behind"
+            );
+        }
+    }
+    let left = (began + limit).saturating_duration_since(Instant::now());
+    let lost = gateway.ledger.drain(left).await;
+    if lost > 0 {
+        tracing::error!(
+            rows = lost,
+            "rows did not reach the sink; the log holds them"
+        );
+    }
+    gateway.keys.close().await;
+    tracing::info!(
+        took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "shut down"
+    );
+}
+
+fn signals() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// As many connections as there are files for: each may need one more upstream.
+fn max_connections() -> usize {
+    let soft = rlimit::increase_nofile_limit(2 * MAX_CONNECTIONS + SPARE_FILES).unwrap_or(1024);
+    usize::try_from((soft.saturating_sub(SPARE_FILES) / 2).clamp(16, MAX_CONNECTIONS)).unwrap_or(16)
+}

@@ -1,0 +1,200 @@
+//! Reloads, the drain, what outlives a reload, and the keys file at start and later.
+
+use std::path::Path;
+
+use futures_util::future::join_all;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_the_fetch_under_way_and_begins_none() {
+    let (ring, script) = loaded_ring().await;
+    script.answer(600 * SECOND, NEW_SET);
+    let tasks = TaskTracker::new();
+    let waiting = tasks.spawn({
+        let ring = Arc::clone(&ring);
+        async move { ask(&ring, NEW_KEY).await }
+    });
+    settle().await;
+    let start = Instant::now();
+    ring.close().await;
+    assert_eq!(waiting.await.unwrap().0, Err(Code::InvalidApiKey));
+    assert_eq!(ring.reload().await.unwrap_err().code(), Code::ReloadFailed);
+    advance(REFRESH).await;
+    check(&ring, OLD_KEY, Ok("old"), Duration::ZERO).await;
+    assert_eq!(start.elapsed(), REFRESH);
+    assert_eq!(script.fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_tells_what_changed_and_a_failed_one_keeps_the_old_set() {
+    let (ring, script) = loaded_ring().await;
+    let before = ring.status().version;
+    script.answer(
+        SECOND,
+        r#"{"a":"sk-a-0123456789abcdef","b":{"key":"sk-b-0123456789abcdef"},"bad":null}"#,
+    );
+    let reload = ring.reload().await.unwrap();
+    assert_eq!(
+        (reload.keys_loaded, reload.added, reload.removed),
+        (2, 2, 1)
+    );
+    assert_eq!(
+        reload.rejected,
+        [Rejected {
+            name: "bad".to_owned(),
+            reason: "is null".to_owned()
+        }]
+    );
+    assert_eq!(ring.status().version.as_ref(), Some(&reload.version));
+    assert_ne!(Some(&reload.version), before.as_ref());
+    for content in ["", "[]", "null", "{\"a\""] {
+        script.answer(Duration::ZERO, content);
+        let error = ring.reload().await.unwrap_err();
+        assert_eq!(error.code(), Code::ReloadFailed);
+        assert!(!error.message().contains(|c: char| c.is_ascii_digit()));
+        check(&ring, "sk-a-0123456789abcdef", Ok("a"), Duration::ZERO).await;
+    }
+    script.answer(Duration::ZERO, "{}");
+    let emptied = ring.reload().await.unwrap();
+    assert_eq!(
+        (emptied.keys_loaded, emptied.removed),
+        (0, 2),
+        "an empty object is a valid set"
+    );
+    check(&ring, "sk-a-0123456789abcdef", UNKNOWN, Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reloads_share_fetches_but_none_that_began_before_them() {
+    let (ring, script) = loaded_ring().await;
+    script.answer(SECOND, OLD_SET);
+    let first = ring.reload();
+    let rest = async {
+        settle().await;
+        script.answer(SECOND, NEW_SET);
+        join_all((0..20).map(|_| ring.reload())).await
+    };
+    let (first, rest) = tokio::join!(first, rest);
+    assert_eq!(first.unwrap().added, 0);
+    assert!(rest.into_iter().all(|reload| reload.unwrap().added == 1));
+    assert_eq!(script.fetches(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn permits_and_last_use_outlive_a_reload() {
+    let (ring, script) = empty_ring(MAX_STALE);
+    let set = |maximum: usize, more: &str| {
+        format!(r#"{{"a":{{"key":"{OLD_KEY}","max_concurrent":{maximum}}}{more}}}"#)
+    };
+    script.answer(Duration::ZERO, &set(2, ""));
+    ring.load().await.unwrap();
+    assert!(ring.names()[0].last_used.is_none());
+    let principal = ring.identify(&headers(OLD_KEY)).await.unwrap();
+    let _permit = principal
+        .entry
+        .concurrency
+        .clone()
+        .unwrap()
+        .try_acquire_owned()
+        .unwrap();
+    let free = || async {
+        ring.identify(&headers(OLD_KEY))
+            .await
+            .unwrap()
+            .entry
+            .concurrency
+            .clone()
+            .unwrap()
+            .available_permits()
+    };
+    for (content, left) in [
+        (set(2, r#","b":"sk-b-0123456789abcdef""#), 1),
+        (set(3, ""), 3),
+    ] {
+        script.answer(Duration::ZERO, &content);
+        ring.reload().await.unwrap();
+        assert!(ring.names()[0].last_used.is_some());
+        assert_eq!(free().await, left);
+    }
+}
+
+fn file_ring(path: &Path, explicit: bool) -> KeyRing {
+    KeyRing::new(&KeysConfig {
+        file: path.to_path_buf(),
+        explicit,
+        refresh: REFRESH,
+        max_stale: MAX_STALE,
+    })
+}
+
+#[tokio::test]
+async fn a_missing_default_file_is_an_empty_set_and_a_missing_explicit_one_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.json");
+    let fault = file_ring(&path, true).load().await.unwrap_err().to_string();
+    assert!(fault.contains("keys.json"), "{fault}");
+    let ring = file_ring(&path, false);
+    ring.load().await.unwrap();
+    assert!(ring.is_loaded() && ring.status().keys_loaded == 0);
+    std::fs::write(&path, NEW_SET).unwrap();
+    assert_eq!(
+        ask(&ring, NEW_KEY).await.0.as_deref(),
+        Ok("new"),
+        "the file may come later"
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(
+        ring.reload().await.unwrap_err().code(),
+        Code::ReloadFailed,
+        "but not go again"
+    );
+    assert_eq!(ask(&ring, NEW_KEY).await.0.as_deref(), Ok("new"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_key_set_is_a_fault_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(
+        file_ring(dir.path(), true).load().await.is_err(),
+        "a directory"
+    );
+    let path = dir.path().join("keys.json");
+    for content in [
+        "",
+        "[]",
+        "{\"a\": sk-secret-0123456789}",
+        &" ".repeat(crate::auth::MAX_PAYLOAD_BYTES + 1),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let fault = file_ring(&path, false)
+            .load()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            fault.contains("keys.json") && !fault.contains("sk-secret"),
+            "{fault}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_ring_knows_its_own_keys_and_lists_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.json");
+    std::fs::write(&path, OLD_SET).unwrap();
+    let ring = file_ring(&path, true);
+    ring.load().await.unwrap();
+    assert!(ring.holds(OLD_KEY) && !ring.holds(NEW_KEY));
+    let shown = format!(
+        "{:?}{:?}{:?}",
+        ring.names(),
+        ring.status(),
+        ring.reload().await.unwrap()
+    );
+    let hash = KeyHash::of(OLD_KEY);
+    assert!(shown.contains(&hash.key_id()));
+    assert!(!shown.contains(OLD_KEY) && !shown.contains(&hash.to_hex()));
+}

@@ -1,0 +1,327 @@
+//! Puts the configuration together: defaults that depend on where the process runs, and the checks
+//! that look at several variables.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use super::reader::{Reader, in_range, stars, unset};
+use super::{
+    Config, ConfigError, Instance, KeysConfig, Limits, LogConfig, Origin, Paths, SinkKind, Sources,
+    UsageConfig, later, upstream, values,
+};
+
+/// Longest wait that a setting may ask for, in seconds: Cloud Run ends a request after an hour.
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+/// Cloud Run kills ten seconds after SIGTERM; the rest is for the process to end.
+const CLOUD_RUN_DRAIN_SECONDS: u64 = 9;
+const GIB: u64 = 1 << 30;
+const EPHEMERAL: &str = "needs ALLOW_EPHEMERAL=true on Cloud Run, where files are lost with the instance and every instance has its own";
+
+/// Reads every variable once and judges the whole.
+pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
+    let on_cloud_run = sources.on_cloud_run();
+    let mut reader = Reader::new(sources);
+    let host = read_host(&mut reader, on_cloud_run);
+    let (port, metrics_port) = read_ports(&mut reader);
+    let upstream = upstream::read(&mut reader, port, on_cloud_run);
+    let loopback = upstream::all_loopback(&upstream.urls);
+    later::read_google(&mut reader);
+    later::read_accounts(&mut reader, host.is_loopback());
+    let data_dir = read_data_dir(&mut reader);
+    let ephemeral = reader.boolean("ALLOW_EPHEMERAL", false) || !on_cloud_run;
+    let keys = read_keys(&mut reader, &data_dir, on_cloud_run);
+    let usage = read_usage(&mut reader, on_cloud_run, ephemeral);
+    let database = read_database(&mut reader, &data_dir, on_cloud_run, ephemeral);
+    let h2c = reader.boolean("H2C", false);
+    let public_models = reader.boolean("PUBLIC_MODELS", true);
+    let cors_origins = reader.parsed(
+        "CORS_ORIGINS",
+        Vec::new(),
+        |list| join(list),
+        values::origins,
+    );
+    let limits = read_limits(&mut reader, on_cloud_run, loopback);
+    let log = read_log(&mut reader, sources.terminal);
+    let instance = read_instance(&mut reader, sources);
+    let reading = reader.finish();
+    let (warnings, settings) = (reading.warnings.clone(), reading.settings.clone());
+    reading.judge(Config {
+        host,
+        port,
+        h2c,
+        metrics_port,
+        upstream,
+        keys,
+        usage,
+        data_dir,
+        database,
+        public_models,
+        cors_origins,
+        limits,
+        log,
+        instance,
+        warnings,
+        settings,
+    })
+}
+
+/// Reads what verbs beside `serve` need. A keys file need not exist: `keys add` makes it.
+pub(super) fn paths(sources: &Sources) -> Result<Paths, ConfigError> {
+    let mut reader = Reader::new(sources);
+    let data_dir = read_data_dir(&mut reader);
+    let (keys_file, _) = read_keys_file(&mut reader, &data_dir);
+    let database = read_database(&mut reader, &data_dir, sources.on_cloud_run(), true);
+    reader.finish().judge(Paths {
+        keys_file,
+        database,
+    })
+}
+
+fn read_host(reader: &mut Reader<'_>, on_cloud_run: bool) -> IpAddr {
+    let default = if on_cloud_run {
+        Ipv4Addr::UNSPECIFIED
+    } else {
+        Ipv4Addr::LOCALHOST
+    };
+    reader.parsed("HOST", IpAddr::V4(default), IpAddr::to_string, values::host)
+}
+
+fn read_ports(reader: &mut Reader<'_>) -> (u16, Option<u16>) {
+    let port = reader.parsed("PORT", 8000, u16::to_string, |text| port(text, 0));
+    let shown = |port: &Option<u16>| port.map_or_else(unset, |port| port.to_string());
+    let metrics_port = reader.parsed("METRICS_PORT", None, shown, |text| {
+        port_from_one(text).map(Some)
+    });
+    if metrics_port == Some(port) {
+        reader.fault(
+            "METRICS_PORT",
+            "is the same as PORT; it is a second listener and needs its own",
+        );
+    }
+    (port, metrics_port)
+}
+
+fn port(text: &str, least: u64) -> Result<u16, String> {
+    let number = in_range(text, least, u64::from(u16::MAX))?;
+    u16::try_from(number).map_err(|e| e.to_string())
+}
+
+fn port_from_one(text: &str) -> Result<u16, String> {
+    port(text, 1)
+}
+
+fn read_data_dir(reader: &mut Reader<'_>) -> PathBuf {
+    let default = "./tollgate-data".to_owned();
+    let path = reader.parsed("DATA_DIR", default, String::clone, |text| {
+        Ok(text.to_owned())
+    });
+    PathBuf::from(path)
+}
+
+fn read_keys(reader: &mut Reader<'_>, data_dir: &Path, on_cloud_run: bool) -> KeysConfig {
+    let refresh = reader.seconds("KEY_REFRESH_SECONDS", 30, DAY);
+    let max_stale = reader.seconds("KEY_MAX_STALE_SECONDS", DAY, 366 * DAY);
+    if max_stale < refresh {
+        reader.fault(
+            "KEY_MAX_STALE_SECONDS",
+            "must not be less than KEY_REFRESH_SECONDS",
+        );
+    }
+    let (file, explicit) = read_keys_file(reader, data_dir);
+    if !explicit && on_cloud_run {
+        reader.fault(
+            "API_KEYS_FILE",
+            "must be set on Cloud Run: this version cannot read Secret Manager itself; mount the secret as a file and name that file",
+        );
+    } else if explicit && !file.is_file() {
+        reader.fault(
+            "API_KEYS_FILE",
+            format_args!("there is no file at `{}`", file.display()),
+        );
+    }
+    KeysConfig {
+        file,
+        explicit,
+        refresh,
+        max_stale,
+    }
+}
+
+/// The path, and whether it was named.
+fn read_keys_file(reader: &mut Reader<'_>, data_dir: &Path) -> (PathBuf, bool) {
+    let named = reader.find("API_KEYS_FILE");
+    let explicit = named.is_some();
+    let (file, origin) = match named {
+        Some((path, origin)) => (PathBuf::from(path), origin),
+        None => (data_dir.join("keys.json"), Origin::Default),
+    };
+    reader.show("API_KEYS_FILE", file.display(), origin);
+    (file, explicit)
+}
+
+fn read_usage(reader: &mut Reader<'_>, on_cloud_run: bool, ephemeral: bool) -> UsageConfig {
+    let words = ["local", "stdout", "none", "bigquery"];
+    let default = if on_cloud_run { "stdout" } else { "local" };
+    let word = reader.parsed(
+        "USAGE_SINK",
+        default,
+        |word| (*word).to_owned(),
+        |text| values::word(text, &words),
+    );
+    let sink = match word {
+        "local" => SinkKind::Local,
+        "stdout" => SinkKind::Stdout,
+        _ => SinkKind::None,
+    };
+    if word == "bigquery" {
+        reader.fault(
+            "USAGE_SINK",
+            "this version cannot write to BigQuery yet; use local, stdout or none",
+        );
+    }
+    if sink == SinkKind::Local && !ephemeral {
+        reader.fault("USAGE_SINK", format_args!("`local` {EPHEMERAL}"));
+    }
+    let shown = |labels: &Vec<(String, String)>| {
+        join(
+            &labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let labels = reader.parsed("LABELS", Vec::new(), shown, values::labels);
+    UsageConfig { sink, labels }
+}
+
+/// `none` still has a file: `USAGE_SINK=local` may want it, and whether that is allowed was judged there.
+fn read_database(
+    reader: &mut Reader<'_>,
+    data_dir: &Path,
+    on_cloud_run: bool,
+    ephemeral: bool,
+) -> PathBuf {
+    let default = data_dir.join("tollgate.db");
+    // `secret` would show an unset one as `none`, which is not what is in effect.
+    if reader.find("DATABASE_URL").is_none() && reader.find("DATABASE_URL_FILE").is_none() {
+        let shown = if on_cloud_run {
+            unset()
+        } else {
+            format!("sqlite://{}", default.display())
+        };
+        reader.show("DATABASE_URL", shown, Origin::Default);
+        return default;
+    }
+    let Some(url) = reader.secret("DATABASE_URL", shown_database) else {
+        return default;
+    };
+    let url = url.expose().as_str();
+    if url == "none" {
+        return default;
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        reader.fault(
+            "DATABASE_URL",
+            "this version cannot use Postgres yet; use sqlite://path or none",
+        );
+        return default;
+    }
+    let path = url
+        .strip_prefix("sqlite://")
+        .filter(|path| !path.is_empty() && !path.starts_with(':') && !path.contains('?'));
+    let Some(path) = path else {
+        reader.fault(
+            "DATABASE_URL",
+            "is neither `sqlite://` with the path of a file nor `none`",
+        );
+        return default;
+    };
+    if !ephemeral {
+        reader.fault("DATABASE_URL", format_args!("`sqlite://` {EPHEMERAL}"));
+    }
+    PathBuf::from(path)
+}
+
+/// Credentials in a URL are masked by the reader; a text that is no URL might be nothing else.
+fn shown_database(url: &str) -> String {
+    if url == "none" || url.contains("://") {
+        url.to_owned()
+    } else {
+        stars(url)
+    }
+}
+
+fn read_limits(reader: &mut Reader<'_>, on_cloud_run: bool, loopback: bool) -> Limits {
+    let cold_start = if loopback && !on_cloud_run { 15 } else { 240 };
+    let limits = Limits {
+        body_bytes: reader.bytes("MAX_BODY_BYTES", 32 << 20, GIB),
+        buffered_bytes: reader.bytes("MAX_BUFFERED_BYTES", 128 << 20, 64 * GIB),
+        cold_start_wait: reader.seconds("COLD_START_WAIT_SECONDS", cold_start, HOUR),
+        keepalive: reader.seconds("KEEPALIVE_SECONDS", 15, HOUR),
+        upstream_idle: reader.seconds("UPSTREAM_IDLE_SECONDS", 300, HOUR),
+        client_stall: reader.seconds("CLIENT_STALL_SECONDS", 60, HOUR),
+        drain: reader.seconds("DRAIN_SECONDS", 8, HOUR),
+    };
+    if limits.buffered_bytes < limits.body_bytes {
+        reader.fault(
+            "MAX_BUFFERED_BYTES",
+            format_args!("must be at least MAX_BODY_BYTES ({})", limits.body_bytes),
+        );
+    }
+    if on_cloud_run && limits.drain.as_secs() > CLOUD_RUN_DRAIN_SECONDS {
+        reader.warn(
+            "DRAIN_SECONDS",
+            "Cloud Run kills the process 10 seconds after SIGTERM, before this time is over",
+        );
+    }
+    limits
+}
+
+fn read_log(reader: &mut Reader<'_>, terminal: bool) -> LogConfig {
+    let level = reader.parsed(
+        "LOG_LEVEL",
+        "info".to_owned(),
+        String::clone,
+        values::log_level,
+    );
+    let words = ["auto", "json", "text"];
+    let format = reader.parsed(
+        "LOG_FORMAT",
+        "auto",
+        |word| (*word).to_owned(),
+        |text| values::word(text, &words),
+    );
+    let json = match format {
+        "json" => true,
+        "text" => false,
+        _ => !terminal,
+    };
+    LogConfig {
+        level,
+        json,
+        colour: terminal && !json,
+    }
+}
+
+fn read_instance(reader: &mut Reader<'_>, sources: &Sources) -> Instance {
+    let project = reader.text("GCP_PROJECT");
+    let fallback = reader.text("GOOGLE_CLOUD_PROJECT");
+    let platform = |name: &str| sources.platform(name).unwrap_or_default().to_owned();
+    Instance {
+        service: platform("K_SERVICE"),
+        revision: platform("K_REVISION"),
+        instance_id: format!("{:08x}", rand::random::<u32>()),
+        region: String::new(),
+        project: project.or(fallback),
+        on_cloud_run: sources.on_cloud_run(),
+    }
+}
+
+fn join(list: &[String]) -> String {
+    if list.is_empty() {
+        unset()
+    } else {
+        list.join(",")
+    }
+}

@@ -1,0 +1,221 @@
+//! Settings: environment, flags and `.env` become one checked [`Config`]. The only reader of the
+//! environment; reports every fault at once. Must not know who uses the settings, nor log.
+
+mod assemble;
+mod dotenv;
+mod later;
+mod reader;
+mod source;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod values;
+mod vars;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use source::Sources;
+pub use vars::{Kind, VARS, Var, markdown_table};
+
+use crate::secret::Secret;
+
+/// The effective settings of one process, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; with port 0 the system chooses the port.
+    pub host: IpAddr,
+    pub port: u16,
+    pub h2c: bool,
+    pub metrics_port: Option<u16>,
+    pub upstream: UpstreamConfig,
+    pub keys: KeysConfig,
+    pub usage: UsageConfig,
+    pub data_dir: PathBuf,
+    /// The embedded database; holds the usage table of [`SinkKind::Local`].
+    pub database: PathBuf,
+    pub public_models: bool,
+    /// Allowed origins; `*` stands for all; empty switches CORS off.
+    pub cors_origins: Vec<String>,
+    pub limits: Limits,
+    pub log: LogConfig,
+    pub instance: Instance,
+    /// What is allowed but deserves a line in the log at start, each as `VARIABLE: text`.
+    pub warnings: Vec<String>,
+    /// Every variable with its effective value, fit for printing.
+    pub settings: Vec<Setting>,
+}
+
+impl Config {
+    /// Reads the process's environment and `./.env` (outside Cloud Run) beside these flags of
+    /// `serve`, which are variable names with values and win.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn load(flags: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        Self::from_sources(&Sources::of_process(flags))
+    }
+
+    /// Builds the settings from given sources. Reads only the files that these name.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn from_sources(sources: &Sources) -> Result<Self, ConfigError> {
+        assemble::config(sources)
+    }
+}
+
+/// Where the embedded files are, for the verbs that need no more than that.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// May not exist yet, also when it was named.
+    pub keys_file: PathBuf,
+    pub database: PathBuf,
+}
+
+impl Paths {
+    /// Reads the process's environment and `./.env`, judging only what leads to these files.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn load() -> Result<Self, ConfigError> {
+        assemble::paths(&Sources::of_process(BTreeMap::new()))
+    }
+}
+
+/// One variable as it is in effect.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub name: &'static str,
+    /// Secrets are stars, also inside URLs.
+    pub value: String,
+    pub origin: Origin,
+}
+
+/// Where a value is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    Flag,
+    Environment,
+    Dotenv,
+    /// The file that `NAME_FILE` names.
+    File,
+}
+
+impl Origin {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::Dotenv => ".env",
+            Self::File => "file",
+        }
+    }
+}
+
+/// A configuration that cannot be used: the program ends with exit code 64.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// Sorted, each as `VARIABLE: what is right`; holds no secret.
+    pub faults: Vec<String>,
+    pub warnings: Vec<String>,
+    /// What was read, as in [`Config::settings`].
+    pub settings: Vec<Setting>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration cannot be used:")?;
+        for fault in &self.faults {
+            write!(f, "\n  {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Where model calls go.
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// Base URLs without a trailing slash and without `/v1`; at least one. They share the load.
+    pub urls: Vec<String>,
+    /// Sent as Bearer.
+    pub api_key: Option<Secret<String>>,
+    /// Alias to model id; `*` stands for the only model of the upstream.
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// Where keys come from and how old they may get.
+#[derive(Clone, Debug)]
+pub struct KeysConfig {
+    pub file: PathBuf,
+    /// The file was named by the user, so it must exist.
+    pub explicit: bool,
+    pub refresh: Duration,
+    pub max_stale: Duration,
+}
+
+/// Where usage rows go.
+#[derive(Clone, Debug)]
+pub struct UsageConfig {
+    pub sink: SinkKind,
+    /// Labels of the service, on every row, in the order given.
+    pub labels: Vec<(String, String)>,
+}
+
+/// The sinks of usage rows. Every row is a log line besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    /// The embedded table, `DATA_DIR/tollgate.db`.
+    Local,
+    /// The log line is the only copy.
+    Stdout,
+    /// As `Stdout`: the log line is written, nothing else.
+    None,
+}
+
+/// Bounds on bytes and time.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub body_bytes: usize,
+    pub buffered_bytes: usize,
+    pub cold_start_wait: Duration,
+    pub keepalive: Duration,
+    pub upstream_idle: Duration,
+    pub client_stall: Duration,
+    pub drain: Duration,
+}
+
+/// How log lines look.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A directive of `tracing_subscriber::EnvFilter`, e.g. `info`.
+    pub level: String,
+    pub json: bool,
+    /// Colours in text lines: standard output is a terminal.
+    pub colour: bool,
+}
+
+/// Which process this is: constant columns of every row.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// `K_SERVICE`, else empty.
+    pub service: String,
+    /// `K_REVISION`, else empty.
+    pub revision: String,
+    /// Short random id of this process.
+    pub instance_id: String,
+    /// Cloud region, else empty.
+    pub region: String,
+    /// Google project for trace links.
+    pub project: Option<String>,
+    /// `K_SERVICE` is set.
+    pub on_cloud_run: bool,
+}

@@ -1,0 +1,95 @@
+//! Where values come from: the process's environment, `./.env`, flags. The only code that reads
+//! the environment.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read};
+
+use super::vars::{Kind, VARS};
+
+/// Longest `.env` that is read, in bytes.
+const DOTENV_BYTES: u64 = 256 * 1024;
+
+/// Variables that the platform sets and nobody configures.
+const PLATFORM: [&str; 2] = ["K_SERVICE", "K_REVISION"];
+
+/// All that a configuration is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Variable names with values; these win.
+    pub flags: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, String>,
+    /// The text of `./.env`, empty if there is none.
+    pub dotenv: String,
+    /// Standard output is a terminal.
+    pub terminal: bool,
+    /// What went wrong while reading the above.
+    pub faults: Vec<String>,
+}
+
+impl Sources {
+    /// Reads the environment of this process and, unless it runs on Cloud Run, `./.env`.
+    pub(super) fn of_process(flags: BTreeMap<String, String>) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let mut sources = Self {
+            flags,
+            terminal,
+            ..Self::default()
+        };
+        let files = VARS
+            .iter()
+            .filter(|var| var.kind == Kind::Secret)
+            .map(|var| format!("{}_FILE", var.name));
+        let names = VARS
+            .iter()
+            .map(|var| var.name.to_owned())
+            .chain(files)
+            .chain(PLATFORM.map(str::to_owned));
+        for name in names {
+            match std::env::var(&name) {
+                Ok(value) => {
+                    sources.environment.insert(name, value);
+                }
+                Err(std::env::VarError::NotPresent) => {}
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    sources.faults.push(format!("{name}: is not UTF-8"));
+                }
+            }
+        }
+        if !sources.on_cloud_run() {
+            match read_dotenv() {
+                Ok(text) => sources.dotenv = text,
+                Err(fault) => sources.faults.push(format!(".env: {fault}")),
+            }
+        }
+        sources
+    }
+
+    /// What the platform says under this name; never from `.env` or a flag.
+    pub(super) fn platform(&self, name: &str) -> Option<&str> {
+        self.environment
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+    }
+
+    pub(super) fn on_cloud_run(&self) -> bool {
+        self.platform("K_SERVICE").is_some()
+    }
+}
+
+fn read_dotenv() -> Result<String, String> {
+    let file = match std::fs::File::open(".env") {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(e) => return Err(format!("cannot be read: {e}")),
+    };
+    let mut text = String::new();
+    let read = file
+        .take(DOTENV_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(|e| format!("cannot be read: {e}"))?;
+    if u64::try_from(read).is_ok_and(|read| read > DOTENV_BYTES) {
+        return Err(format!("is longer than {DOTENV_BYTES} bytes"));
+    }
+    Ok(text)
+}

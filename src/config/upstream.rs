@@ -1,0 +1,211 @@
+//! `VLLM_ENDPOINT` and what belongs to it. Reads no network: a name is not looked up here.
+
+use super::UpstreamConfig;
+use super::reader::{Reader, pieces, stars};
+use super::values;
+
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8001";
+const DEFAULT_ALIASES: &str = "opencode-llm=*,llm-user-managed=*";
+
+/// Reads the upstream's part of the configuration.
+pub(super) fn read(reader: &mut Reader<'_>, port: u16, on_cloud_run: bool) -> UpstreamConfig {
+    let urls = reader.parsed(
+        "VLLM_ENDPOINT",
+        vec![DEFAULT_ENDPOINT.to_owned()],
+        |urls| urls.join(","),
+        endpoints,
+    );
+    if let Some(own) = own_address(&urls, port) {
+        reader.warn(
+            "VLLM_ENDPOINT",
+            format_args!(
+                "{own} is the gateway's own port; start the model server on another one or set PORT"
+            ),
+        );
+    }
+    reader.refuse("UPSTREAMS_FILE", "name the model server in VLLM_ENDPOINT");
+    let api_key = reader.secret("VLLM_API_KEY", stars);
+    if api_key
+        .as_ref()
+        .is_some_and(|key| !key.expose().bytes().all(|b| b.is_ascii_graphic()))
+    {
+        reader.fault(
+            "VLLM_API_KEY",
+            "holds blanks or characters that no HTTP header can carry",
+        );
+    }
+    check_auth(reader, &urls, on_cloud_run);
+    let default = values::aliases(DEFAULT_ALIASES).unwrap_or_default();
+    let aliases = reader.parsed(
+        "MODEL_ALIASES",
+        default,
+        |aliases| {
+            aliases
+                .iter()
+                .map(|(name, model)| format!("{name}={model}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        },
+        values::aliases,
+    );
+    UpstreamConfig {
+        urls,
+        api_key,
+        aliases,
+    }
+}
+
+/// Every upstream is on this machine.
+pub(super) fn all_loopback(urls: &[String]) -> bool {
+    urls.iter()
+        .all(|url| parse(url).is_ok_and(|url| is_loopback(&url)))
+}
+
+/// The upstream that is the gateway's own address, if there is one.
+fn own_address(urls: &[String], port: u16) -> Option<&String> {
+    urls.iter().find(|url| {
+        parse(url).is_ok_and(|url| is_loopback(&url) && url.port_or_known_default() == Some(port))
+    })
+}
+
+fn check_auth(reader: &mut Reader<'_>, urls: &[String], on_cloud_run: bool) {
+    let words = ["auto", "none", "id_token"];
+    let auth = reader.parsed(
+        "UPSTREAM_AUTH",
+        "auto",
+        |word| (*word).to_owned(),
+        |text| values::word(text, &words),
+    );
+    let private = urls
+        .iter()
+        .any(|url| parse(url).is_ok_and(|url| is_cloud_run(&url)));
+    let missing = "this version cannot send Google ID tokens to a private Cloud Run service yet";
+    match auth {
+        "id_token" => reader.fault("UPSTREAM_AUTH", format_args!("{missing}; use `none` for a service that needs no token")),
+        "auto" if on_cloud_run && private => reader.fault(
+            "UPSTREAM_AUTH",
+            format_args!("`auto` means an ID token for https://*.run.app, and {missing}; set `none` if the service needs no token"),
+        ),
+        _ => {}
+    }
+}
+
+fn endpoints(text: &str) -> Result<Vec<String>, String> {
+    let mut urls = Vec::new();
+    for piece in pieces(text) {
+        let url = base(piece)?;
+        if urls.contains(&url) {
+            return Err("names a base URL twice".to_owned());
+        }
+        urls.push(url);
+    }
+    if urls.is_empty() {
+        Err("names no base URL".to_owned())
+    } else {
+        Ok(urls)
+    }
+}
+
+/// One base URL without its trailing slashes and `/v1`.
+fn base(piece: &str) -> Result<String, String> {
+    const RIGHT: &str =
+        "is not a base URL such as http://127.0.0.1:8001, with commas between several";
+    let url = parse(piece).map_err(|_| RIGHT.to_owned())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(RIGHT.to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds credentials; a base URL has none, the key of the model server goes into VLLM_API_KEY".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("has a query or a fragment; a base URL has neither".to_owned());
+    }
+    if url.port() == Some(0) {
+        return Err(RIGHT.to_owned());
+    }
+    let base = url.as_str().trim_end_matches('/');
+    let base = base
+        .strip_suffix("/v1")
+        .unwrap_or(base)
+        .trim_end_matches('/');
+    Ok(base.to_owned())
+}
+
+/// By the parser of the client that will connect, so that both read an address alike.
+fn parse(text: &str) -> Result<reqwest::Url, impl std::error::Error + use<>> {
+    reqwest::Url::parse(text)
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    host.eq_ignore_ascii_case("localhost")
+        || values::host(host).is_ok_and(|address| address.is_loopback())
+}
+
+fn is_cloud_run(url: &reqwest::Url) -> bool {
+    url.scheme() == "https"
+        && url
+            .host_str()
+            .is_some_and(|host| host.ends_with(".run.app"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_server_has_one_spelling() {
+        for spelling in [
+            "http://h:8001",
+            "http://h:8001/",
+            "http://h:8001/v1",
+            "http://h:8001/v1/",
+            "HTTP://H:8001//",
+        ] {
+            assert_eq!(base(spelling).unwrap(), "http://h:8001", "{spelling}");
+        }
+        assert_eq!(base("https://h/models/v1").unwrap(), "https://h/models");
+        assert_eq!(base("http://[::1]:9").unwrap(), "http://[::1]:9");
+    }
+
+    #[test]
+    fn what_is_no_base_url_is_refused() {
+        for wrong in [
+            "h:8001",
+            "127.0.0.1:8001",
+            "ftp://h",
+            "http://",
+            "http://u:p@h",
+            "http://h?x=1",
+            "http://h#x",
+            "http://h:99999",
+            "/v1",
+        ] {
+            assert!(base(wrong).is_err(), "{wrong}");
+        }
+        assert!(endpoints("http://h,http://h/v1").is_err());
+        assert_eq!(
+            endpoints("http://a , http://b/,").unwrap(),
+            ["http://a", "http://b"]
+        );
+    }
+
+    #[test]
+    fn loopback_is_known_by_address_and_name() {
+        let urls = |list: &[&str]| list.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+        assert!(all_loopback(&urls(&[
+            "http://localhost:1",
+            "http://127.0.0.2:1",
+            "http://[::1]:1"
+        ])));
+        assert!(!all_loopback(&urls(&[
+            "http://localhost:1",
+            "http://10.0.0.1:1"
+        ])));
+        assert_eq!(
+            own_address(&urls(&["http://127.0.0.1:8000"]), 8000).map(String::as_str),
+            Some("http://127.0.0.1:8000")
+        );
+        assert_eq!(own_address(&urls(&["http://127.0.0.1:8001"]), 8000), None);
+    }
+}

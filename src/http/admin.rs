@@ -1,0 +1,94 @@
+//! Routes of administrators. Never a key.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::Answer;
+use super::{Gateway, ops, reply};
+use crate::auth::{KeyInfo, PreviousKey, Rejected};
+use crate::error::Error;
+
+/// `GET` or `POST /admin/reload-keys`; `HEAD` does not reload.
+///
+/// # Errors
+/// `reload_failed`; the old set stays.
+pub async fn reload_keys(gateway: &Gateway, method: &Method) -> Result<Answer, Error> {
+    if method == Method::HEAD {
+        return Ok(reply::json(StatusCode::OK, &json!({})));
+    }
+    let reload = gateway.keys.reload().await?;
+    let body = json!({
+        "status": "success",
+        "keys_loaded": reload.keys_loaded,
+        "message": "API keys reloaded",
+        "version": reload.version,
+        "added": reload.added,
+        "removed": reload.removed,
+        "rejected": rejected(&reload.rejected),
+        "instance": gateway.instance.instance_id,
+        "revision": gateway.instance.revision,
+    });
+    Ok(reply::json(StatusCode::OK, &body))
+}
+
+/// `GET /admin/keys`.
+pub fn keys(gateway: &Gateway) -> Answer {
+    reply::json(
+        StatusCode::OK,
+        &json!({"keys": gateway.keys.names().iter().map(key).collect::<Vec<_>>()}),
+    )
+}
+
+/// `GET /admin/status`.
+pub fn status(gateway: &Gateway) -> Answer {
+    let keys = gateway.keys.status();
+    let ledger = gateway.ledger.stats();
+    let body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "instance": gateway.instance.instance_id,
+        "service": gateway.instance.service,
+        "revision": gateway.instance.revision,
+        "keys": {
+            "loaded": keys.keys_loaded,
+            "version": keys.version,
+            "age_seconds": keys.age.map(|age| age.as_secs()),
+            "rejected": rejected(&keys.rejected),
+        },
+        "upstreams": ops::upstreams(gateway),
+        "in_flight": gateway.metrics.in_flight(),
+        "rows": {"waiting": gateway.ledger.waiting(), "written": ledger.written, "lost": ledger.lost},
+        "limits": {"concurrency": "per instance"},
+    });
+    reply::json(StatusCode::OK, &body)
+}
+
+fn key(key: &KeyInfo) -> Value {
+    let previous = |old: &PreviousKey| json!({"key_id": &*old.key_id, "expires_at": old.expires_at.map(rfc3339)});
+    json!({
+        "name": &*key.name,
+        "key_id": &*key.key_id,
+        "previous": key.previous.iter().map(previous).collect::<Vec<_>>(),
+        "admin": key.admin,
+        "models": key.models,
+        "max_concurrent": key.max_concurrent,
+        "labels": key.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+        "expires_at": key.expires_at.map(rfc3339),
+        "last_used": key.last_used.map(rfc3339),
+    })
+}
+
+fn rfc3339(time: SystemTime) -> Option<String> {
+    time::OffsetDateTime::from(time)
+        .format(&time::format_description::well_known::Rfc3339)
+        .ok()
+}
+
+fn rejected(rejected: &[Rejected]) -> Vec<Value> {
+    rejected
+        .iter()
+        .map(|entry| json!({"name": entry.name, "reason": entry.reason}))
+        .collect()
+}

@@ -1,0 +1,195 @@
+//! What an admitted call holds, as one value. Dropping it settles the call: whatever happens, one
+//! row, once.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::Gateway;
+use crate::auth::Principal;
+use crate::error::{Code, Error};
+use crate::upstream::{Progress, Request, Tokens};
+use crate::usage::{CountedBy, Outcome, UsageRecord};
+
+/// How long a call waits for one of its key's own calls to end.
+const SLOT_LIMIT: Duration = Duration::from_secs(10);
+
+/// An admitted call. Until something else is said it is one that the client left before the head.
+pub struct Admission {
+    gateway: Arc<Gateway>,
+    record: Option<UsageRecord>,
+    started: Instant,
+    progress: Arc<Progress>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+/// What the request says of itself, for the row.
+pub struct Caller {
+    pub request_id: String,
+    pub client_request_id: Option<String>,
+    pub client: Option<String>,
+    pub started: Instant,
+    pub started_at: SystemTime,
+}
+
+impl Admission {
+    /// Admits a call: takes what its key limits, waiting a little where that may help.
+    ///
+    /// # Errors
+    /// `rate_limit_exceeded`.
+    pub async fn grant(
+        gateway: &Arc<Gateway>,
+        principal: &Principal,
+        caller: Caller,
+        request: &Request,
+        request_bytes: usize,
+    ) -> Result<Self, Error> {
+        let slot = match &principal.entry.concurrency {
+            None => None,
+            Some(slots) => Some(take_slot(slots.clone()).await?),
+        };
+        gateway.metrics.admitted();
+        let record = UsageRecord {
+            request_id: caller.request_id,
+            client_request_id: caller.client_request_id,
+            started_at: caller.started_at,
+            finished_at: caller.started_at,
+            principal: "service",
+            key_name: Some(principal.entry.name.clone()),
+            key_id: Some(principal.key_id.clone()),
+            username: None,
+            model: request.model.clone(),
+            served_model: None,
+            upstream: String::new(),
+            endpoint: request.endpoint.path(),
+            stream: request.stream,
+            status: 499,
+            outcome: Outcome::ClientAbort,
+            error_code: None,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            completion_tokens: 0,
+            counted_by: CountedBy::None,
+            attempts: 0,
+            wait_ms: 0,
+            first_byte_ms: None,
+            duration_ms: 0,
+            request_bytes: wide(request_bytes),
+            response_bytes: 0,
+            client: caller.client,
+            labels: principal.entry.labels.clone(),
+        };
+        Ok(Self {
+            gateway: gateway.clone(),
+            record: Some(record),
+            started: caller.started,
+            progress: Arc::default(),
+            _slot: slot,
+        })
+    }
+
+    /// Where the call stands upstream; shared with the call itself.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    /// The head goes to the client with this status.
+    pub fn head(&mut self, status: u16) {
+        self.change(|record| record.status = status);
+    }
+
+    /// The call has ended, and how.
+    pub fn end(&mut self, outcome: Outcome, error_code: Option<String>) {
+        self.change(|record| {
+            record.outcome = outcome;
+            record.error_code = error_code;
+        });
+    }
+
+    /// The call failed with an error of the gateway's.
+    pub fn fail(&mut self, error: &Error) {
+        let outcome = match error.code() {
+            Code::UpstreamTimeout => Outcome::Timeout,
+            Code::NotReady => Outcome::Drained,
+            Code::UpstreamError
+            | Code::UpstreamUnreachable
+            | Code::UpstreamStarting
+            | Code::Overloaded => Outcome::UpstreamError,
+            _ => Outcome::Complete,
+        };
+        self.end(outcome, Some(error.code().as_str().to_owned()));
+    }
+
+    /// What the call used, as far as it is known.
+    pub fn count(&mut self, tokens: Tokens, counted_by: CountedBy) {
+        self.change(|record| {
+            record.prompt_tokens = tokens.prompt;
+            record.cached_tokens = tokens.cached;
+            record.completion_tokens = tokens.completion;
+            record.counted_by = counted_by;
+        });
+    }
+
+    /// Bytes go to the client; `is_data` unless they are a comment.
+    pub fn sent(&mut self, bytes: usize, is_data: bool) {
+        let elapsed = self.started.elapsed();
+        self.change(|record| {
+            record.response_bytes = record.response_bytes.saturating_add(wide(bytes));
+            if is_data {
+                record.first_byte_ms.get_or_insert_with(|| millis(elapsed));
+            }
+        });
+    }
+
+    /// The call turns out to be one that is refused: it leaves no row.
+    pub fn withdraw(mut self) {
+        self.record = None;
+        self.gateway.metrics.withdrawn();
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut UsageRecord)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
+        let elapsed = self.started.elapsed();
+        record.duration_ms = millis(elapsed);
+        record.finished_at = record.started_at + elapsed;
+        record.attempts = self.progress.attempts.load(Ordering::Relaxed);
+        record.wait_ms = self.progress.wait_ms.load(Ordering::Relaxed);
+        record.served_model = self.progress.served_model.get().cloned();
+        if let Some(target) = self.progress.target.get() {
+            target.url().clone_into(&mut record.upstream);
+        }
+        self.gateway
+            .metrics
+            .settled(&record, &self.gateway.model_label(&record));
+        self.gateway.ledger.settle(record);
+    }
+}
+
+async fn take_slot(slots: Arc<tokio::sync::Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    match tokio::time::timeout(SLOT_LIMIT, slots.acquire_owned()).await {
+        Ok(Ok(slot)) => Ok(slot),
+        _ => Err(Error::new(Code::RateLimitExceeded, "this key has as many calls in flight as it may have at once on this instance; rate limit of its own")
+            .retry_after(Duration::from_secs(5))),
+    }
+}
+
+fn wide(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+fn millis(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

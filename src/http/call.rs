@@ -1,0 +1,263 @@
+//! Headers and body become a call that can be sent on. Looks at the top level of the body alone;
+//! everything that the gateway does not act on stays as it came.
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::form;
+use crate::error::{Code, Error};
+use crate::upstream::{Asked, Endpoint, Object, Payload, Request};
+
+/// Members that steer vLLM's scheduler and internals.
+const ADMIN_MEMBERS: [&str; 3] = ["priority", "request_id", "kv_transfer_params"];
+/// Members that the gateway acts on: none may stand twice, for parsers differ in which one counts.
+const ACTED_ON: [&str; 15] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "messages",
+    "prompt",
+    "store",
+    "background",
+    "previous_response_id",
+    "priority",
+    "request_id",
+    "kv_transfer_params",
+];
+
+/// Checks the headers that describe the body; done before a byte of it is read.
+///
+/// # Errors
+/// `unsupported_media_type`.
+pub fn check_type(endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Error> {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+    {
+        return Err(Error::new(
+            Code::UnsupportedMediaType,
+            "compressed request bodies are not taken; send it without content-encoding",
+        ));
+    }
+    let (wanted, words) = if endpoint.takes_form() {
+        (
+            "multipart/form-data",
+            "this route takes multipart/form-data",
+        )
+    } else {
+        (
+            "application/json",
+            "this route takes JSON; send content-type: application/json",
+        )
+    };
+    let sent = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = sent.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case(wanted) {
+        Ok(())
+    } else {
+        Err(Error::new(Code::UnsupportedMediaType, words))
+    }
+}
+
+/// Reads a call. `held` stands for the body's bytes and lives as long as they do.
+///
+/// # Errors
+/// `invalid_request`, `admin_required`.
+pub fn parse(
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    (body, held): (Bytes, OwnedSemaphorePermit),
+    is_admin: bool,
+) -> Result<Request, Error> {
+    if endpoint.takes_form() {
+        return parse_form(endpoint, headers, (body, held));
+    }
+    let object = Object::parse(body).map_err(|cause| {
+        Error::new(
+            Code::InvalidRequest,
+            "the request body is not a JSON object",
+        )
+        .because(place(&cause))
+    })?;
+    check_members(endpoint, &object, is_admin)?;
+    let model = match object.present("model") {
+        None => None,
+        Some(_) => Some(
+            object
+                .string("model")
+                .ok_or_else(|| wrong_type("model", "a string"))?,
+        ),
+    };
+    let stream = flag(object.present("stream"), "stream")?.unwrap_or(false);
+    let asked = asked(endpoint, &object)?;
+    Ok(Request {
+        endpoint,
+        headers: HeaderMap::new(),
+        payload: Payload::Json(object),
+        model: model.filter(|model| !model.is_empty()),
+        stream,
+        asked,
+        held,
+    })
+}
+
+fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<(), Error> {
+    for name in ACTED_ON {
+        if object.repeats(name) {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                format!("the field {name} stands twice in the request"),
+            )
+            .param(name));
+        }
+    }
+    if !is_admin
+        && let Some(name) = ADMIN_MEMBERS
+            .into_iter()
+            .find(|name| object.present(name).is_some())
+    {
+        let message = format!("the field {name} needs an admin key");
+        return Err(Error::new(Code::AdminRequired, message).param(name));
+    }
+    for &name in endpoint.output_limits() {
+        if object
+            .present(name)
+            .is_some_and(|value| serde_json::from_str::<serde_json::Number>(value).is_err())
+        {
+            return Err(wrong_type(name, "a number"));
+        }
+    }
+    if endpoint == Endpoint::Responses {
+        if flag(object.present("background"), "background")? == Some(true) {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "background responses are not kept by this gateway; leave background out",
+            )
+            .param("background"));
+        }
+        if object.present("previous_response_id").is_some() {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "responses are not stored by this gateway; send the whole conversation as input",
+            )
+            .param("previous_response_id"));
+        }
+        flag(object.present("store"), "store")?;
+    }
+    Ok(())
+}
+
+/// What the client asked of the stream itself.
+fn asked(endpoint: Endpoint, object: &Object) -> Result<Asked, Error> {
+    let choices_per_prompt = match endpoint {
+        Endpoint::Completions => object
+            .present("n")
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(1),
+        _ => u64::MAX,
+    };
+    let Some(options) = object.present("stream_options") else {
+        return Ok(Asked {
+            choices_per_prompt,
+            ..Asked::default()
+        });
+    };
+    let options = Object::parse(Bytes::copy_from_slice(options.as_bytes()))
+        .map_err(|_| wrong_type("stream_options", "an object"))?;
+    let usage = flag(options.present("include_usage"), "stream_options")?.unwrap_or(false);
+    let continuous =
+        flag(options.present("continuous_usage_stats"), "stream_options")?.unwrap_or(false);
+    Ok(Asked {
+        usage,
+        continuous: usage && continuous,
+        choices_per_prompt,
+    })
+}
+
+fn flag(value: Option<&str>, name: &'static str) -> Result<Option<bool>, Error> {
+    match value {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(wrong_type(name, "true or false")),
+    }
+}
+
+fn wrong_type(name: &'static str, wanted: &str) -> Error {
+    Error::new(
+        Code::InvalidRequest,
+        format!("the field {name} has the wrong type: it must be {wanted}"),
+    )
+    .param(name)
+}
+
+fn parse_form(
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    (body, held): (Bytes, OwnedSemaphorePermit),
+) -> Result<Request, Error> {
+    let boundary = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| form::boundary(value.to_str().ok()?))
+        .ok_or_else(|| {
+            Error::new(
+                Code::InvalidRequest,
+                "the content type names no boundary between the parts of the form",
+            )
+        })?;
+    let field = |name| form::field(&body, &boundary, name);
+    let model = field("model").filter(|model| !model.is_empty());
+    let stream =
+        field("stream").is_some_and(|value| matches!(value.as_str(), "true" | "True" | "1"));
+    Ok(Request {
+        endpoint,
+        headers: HeaderMap::new(),
+        payload: Payload::Form(body),
+        model,
+        stream,
+        asked: Asked::default(),
+        held,
+    })
+}
+
+/// Words for the log: where JSON breaks, not what it says.
+fn place(error: &serde_json::Error) -> String {
+    format!(
+        "JSON {:?} error at line {} column {}",
+        error.classify(),
+        error.line(),
+        error.column()
+    )
+}
+
+/// The product of a user-agent: what stands before the first slash or space.
+pub fn product(headers: &HeaderMap) -> Option<String> {
+    let agent = headers.get(http::header::USER_AGENT)?.to_str().ok()?;
+    let product = agent
+        .split(['/', ' '])
+        .next()
+        .filter(|product| !product.is_empty())?;
+    Some(product.to_owned())
+}
+
+/// An id of the caller's own, if it is one that can be kept.
+pub fn client_request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers
+        .get("x-client-request-id")
+        .or_else(|| headers.get("x-request-id"))?
+        .to_str()
+        .ok()?;
+    let is_kept = (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    is_kept.then(|| id.to_owned())
+}

@@ -1,0 +1,164 @@
+//! The walk of a model call: who, what, admitted, sent, relayed.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep};
+
+use super::admission::{Admission, Caller};
+use super::body::{self, Answer, full};
+use super::relay::{Pending, Relay, Terms};
+use super::view::is_event_stream;
+use super::{Gateway, call, reply};
+use crate::auth::Principal;
+use crate::error::{Code, Error};
+use crate::upstream::{self, Endpoint, Exchange, Request, clean_incoming, outgoing};
+use crate::usage::Outcome;
+
+/// Answers one call of a proxied route.
+///
+/// # Errors
+/// What the client gets instead of an answer.
+pub async fn answer(
+    gateway: &Arc<Gateway>,
+    endpoint: Endpoint,
+    request: http::Request<Incoming>,
+    request_id: &HeaderValue,
+) -> Result<Answer, Error> {
+    let (started, started_at) = (Instant::now(), SystemTime::now());
+    let (head, body) = request.into_parts();
+    let principal = match identify(gateway, endpoint, &head.headers).await {
+        Ok(principal) => principal,
+        Err(error) => {
+            body::drain(&head.headers, body).await;
+            return Err(error);
+        }
+    };
+    let read = gateway.bodies.read(&head.headers, body).await?;
+    let request_bytes = read.0.len();
+    let mut request = call::parse(endpoint, &head.headers, read, principal.entry.admin)?;
+    request.headers = outgoing(&head.headers, request_id, gateway.upstream.api_key());
+    allow_model(gateway, &principal, request.model.as_deref()).await?;
+    let caller = Caller {
+        request_id: request_id.to_str().unwrap_or_default().to_owned(),
+        client_request_id: call::client_request_id(&head.headers),
+        client: call::product(&head.headers),
+        started,
+        started_at,
+    };
+    let admission = Admission::grant(gateway, &principal, caller, &request, request_bytes).await?;
+    exchange(gateway, admission, request).await
+}
+
+async fn identify(
+    gateway: &Gateway,
+    endpoint: Endpoint,
+    headers: &http::HeaderMap,
+) -> Result<Principal, Error> {
+    let principal = gateway.keys.identify(headers).await?;
+    call::check_type(endpoint, headers)?;
+    Ok(principal)
+}
+
+/// A key with a list of models calls those alone, by id or by alias.
+async fn allow_model(
+    gateway: &Gateway,
+    principal: &Principal,
+    model: Option<&str>,
+) -> Result<(), Error> {
+    let Some(allowed) = &principal.entry.models else {
+        return Ok(());
+    };
+    let names = gateway.upstream.names_of(model).await;
+    if names.iter().any(|name| allowed.contains(name)) {
+        return Ok(());
+    }
+    Err(Error::new(Code::ModelNotAllowed, "this key may not call this model").param("model"))
+}
+
+/// Sends the call and answers with what comes back. A stream that waits too long for its upstream
+/// gets its head early, so that nothing between takes it for dead.
+async fn exchange(
+    gateway: &Arc<Gateway>,
+    mut admission: Admission,
+    request: Request,
+) -> Result<Answer, Error> {
+    let terms = Terms {
+        endpoint: request.endpoint,
+        asked: request.asked,
+        limits: gateway.limits.clone(),
+        cut: gateway.cut.clone(),
+    };
+    let is_stream = request.stream;
+    let progress = admission.progress();
+    let sender = gateway.clone();
+    let mut pending: Pending =
+        Box::pin(async move { sender.upstream.forward(request, &progress).await });
+    let answer = tokio::select! {
+        biased;
+        answer = &mut pending => answer,
+        () = gateway.cut.cancelled() => Err(shutting_down()),
+        () = sleep(terms.limits.keepalive), if is_stream => {
+            admission.head(200);
+            return Ok(stream_head(Relay::waiting(admission, terms, pending)));
+        }
+    };
+    match answer {
+        Ok(upstream::Answer::Exchange(exchange)) => Ok(relay(admission, terms, exchange)),
+        Ok(upstream::Answer::Refusal(refusal)) => {
+            admission.head(refusal.status.as_u16());
+            admission.sent(refusal.body.len(), true);
+            admission.end(Outcome::Complete, Some(refusal.code));
+            let mut answer = Response::new(full(refusal.body));
+            *answer.status_mut() = refusal.status;
+            *answer.headers_mut() = refusal.headers;
+            Ok(answer)
+        }
+        Err(error) if error.code() == Code::ModelNotFound => {
+            admission.withdraw();
+            Err(error)
+        }
+        Err(error) => {
+            admission.head(reply::status_of(&error).as_u16());
+            admission.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+fn relay(mut admission: Admission, terms: Terms, mut exchange: Exchange) -> Answer {
+    let is_stream = is_event_stream(&exchange.headers);
+    let mut headers = std::mem::take(&mut exchange.headers);
+    clean_incoming(&mut headers);
+    if is_stream {
+        headers.remove(CONTENT_LENGTH);
+        reply::mark_stream(&mut headers);
+    }
+    admission.head(exchange.status.as_u16());
+    let status = exchange.status;
+    let mut answer = Response::new(Relay::passing(admission, terms, exchange, is_stream));
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer
+}
+
+fn stream_head(body: body::Body) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = StatusCode::OK;
+    answer.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
+    reply::mark_stream(answer.headers_mut());
+    answer
+}
+
+fn shutting_down() -> Error {
+    Error::new(
+        Code::NotReady,
+        "this instance of the gateway is shutting down; try again",
+    )
+}

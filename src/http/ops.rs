@@ -1,0 +1,95 @@
+//! Routes for whoever runs the gateway: what it is, whether it lives, whether it is ready, and its
+//! metrics. They tell what is known and ask nobody.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::body::Answer;
+use super::route::Route;
+use super::{Gateway, reply};
+use crate::telemetry::metrics::{CONTENT_TYPE, Gauges};
+use crate::upstream::State;
+
+/// Routes of the listener for scrapers.
+pub const fn is_for_scrapers(route: &Route) -> bool {
+    matches!(route, Route::Metrics | Route::Health | Route::Ready)
+}
+
+/// `GET /`.
+pub fn root() -> Answer {
+    let links = json!({"health": "/health", "ready": "/ready", "models": "/v1/models", "chat": "/v1/chat/completions"});
+    reply::json(
+        StatusCode::OK,
+        &json!({"name": "tollgate", "version": env!("CARGO_PKG_VERSION"), "links": links}),
+    )
+}
+
+/// `GET /health`: the process serves. Nothing else is consulted.
+pub fn health() -> Answer {
+    reply::json(
+        StatusCode::OK,
+        &json!({"status": "ok", "service": "tollgate", "version": env!("CARGO_PKG_VERSION")}),
+    )
+}
+
+/// `GET /ready`.
+pub fn ready(gateway: &Gateway) -> Answer {
+    let has_keys = gateway.keys.is_loaded();
+    let status = if has_keys {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({
+        "status": if has_keys { "ready" } else { "not_ready" },
+        "keys": if has_keys { "ready" } else { "unknown" },
+        // The embedded table was opened before the listener was.
+        "store": "ready",
+        "upstreams": upstreams(gateway),
+    });
+    reply::json(status, &body)
+}
+
+/// Every upstream with its state.
+pub fn upstreams(gateway: &Gateway) -> Vec<Value> {
+    let describe = |target: &std::sync::Arc<crate::upstream::Target>| {
+        let known = target.knowledge();
+        let models: Vec<&str> = known
+            .models
+            .iter()
+            .flatten()
+            .map(|card| card.id.as_str())
+            .collect();
+        json!({"url": target.url(), "state": target.state().as_str(), "in_flight": target.in_flight(), "models": models})
+    };
+    gateway.upstream.targets().iter().map(describe).collect()
+}
+
+/// `GET /metrics`.
+pub fn metrics(gateway: &Gateway) -> Answer {
+    let keys = gateway.keys.status();
+    let ledger = gateway.ledger.stats();
+    let gauges = Gauges {
+        rows_waiting: wide(gateway.ledger.waiting()),
+        rows_written_total: ledger.written,
+        rows_lost_total: ledger.lost,
+        keys_loaded: wide(keys.keys_loaded),
+        key_set_version: keys.version,
+        key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
+        upstream_up: gateway
+            .upstream
+            .targets()
+            .iter()
+            .map(|t| (t.url().to_owned(), t.state() == State::Ready))
+            .collect(),
+    };
+    reply::with_type(
+        StatusCode::OK,
+        CONTENT_TYPE,
+        gateway.metrics.encode(&gauges),
+    )
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

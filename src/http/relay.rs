@@ -1,0 +1,333 @@
+//! The body of an answer *is* the upstream's body in a [`Relay`]: bytes pass as they come while a
+//! side view counts. Silence, cuts, the drain and a client that leaves all end here, once.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admission;
+use super::body::Body;
+use super::reply;
+use super::view::{View, is_event_stream};
+use crate::config::Limits;
+use crate::error::{Code, Error};
+use crate::upstream::{Answer, Asked, Busy, End, Endpoint, Exchange, Target};
+use crate::usage::Outcome;
+
+/// An upstream call that has no head yet.
+pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+
+/// How long the upstream may take to end its body after the API's own end: an orderly end keeps
+/// the connection for the next call.
+const TRAILING_LIMIT: Duration = Duration::from_secs(1);
+/// What a silent stream gets; clients ignore it, proxies and timeouts do not.
+const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
+
+/// What the relay needs to know of the call and of the gateway.
+#[derive(Clone)]
+pub struct Terms {
+    pub endpoint: Endpoint,
+    pub asked: Asked,
+    pub limits: Limits,
+    /// Cancelled when streams must end because the process does.
+    pub cut: CancellationToken,
+}
+
+/// A call's answer on its way to the client. Dropping it is the client leaving, unless its end was
+/// seen before.
+pub struct Relay {
+    admission: Admission,
+    terms: Terms,
+    phase: Phase,
+    view: View,
+    out: VecDeque<Bytes>,
+    last_sent: Instant,
+    /// When the relay began to wait for the bytes it waits for.
+    waiting_since: Option<Instant>,
+}
+
+enum Phase {
+    /// The client has its head already; the upstream's is awaited.
+    Waiting(Pending),
+    Passing(Passing),
+    /// The answer is complete; the upstream's body is read to its end.
+    Trailing(Passing),
+    Over,
+}
+
+struct Passing {
+    body: reqwest::Body,
+    target: Arc<Target>,
+    _busy: Busy,
+}
+
+impl Relay {
+    /// For an answer whose head is here. `is_stream` is what its content type says.
+    pub fn passing(
+        admission: Admission,
+        terms: Terms,
+        exchange: Exchange,
+        is_stream: bool,
+    ) -> Body {
+        let view = if is_stream {
+            View::events(terms.endpoint, terms.asked, &exchange.target)
+        } else {
+            View::plain()
+        };
+        let Exchange {
+            body, target, busy, ..
+        } = exchange;
+        let mut relay = Self::new(admission, terms, Phase::Over, view);
+        let is_empty = body.is_end_stream();
+        relay.phase = Phase::Passing(Passing {
+            body,
+            target,
+            _busy: busy,
+        });
+        if is_empty {
+            relay.close(End::Proper);
+        }
+        relay.into_body()
+    }
+
+    /// For a stream whose client got its head before the upstream's was there.
+    pub fn waiting(admission: Admission, terms: Terms, pending: Pending) -> Body {
+        let mut relay = Self::new(admission, terms, Phase::Waiting(pending), View::plain());
+        relay.out.push_back(COMMENT);
+        relay.into_body()
+    }
+
+    fn new(admission: Admission, terms: Terms, phase: Phase, view: View) -> Self {
+        Self {
+            admission,
+            terms,
+            phase,
+            view,
+            out: VecDeque::new(),
+            last_sent: Instant::now(),
+            waiting_since: None,
+        }
+    }
+
+    fn into_body(self) -> Body {
+        let frames = stream::unfold(self, |mut relay| async move {
+            let frame = relay.next().await?;
+            Some((frame.map(Frame::data), relay))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+
+    /// The next bytes for the client; an error breaks the connection.
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            if let Some(bytes) = self.out.pop_front() {
+                self.last_sent = Instant::now();
+                self.admission.sent(bytes.len(), bytes != COMMENT);
+                return Some(Ok(bytes));
+            }
+            let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let is_stream = self.view.is_stream() || matches!(self.phase, Phase::Waiting(_));
+            let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
+            let give_up_at = waiting_since + self.terms.limits.upstream_idle;
+            let event = match &mut self.phase {
+                Phase::Over => return None,
+                Phase::Trailing(passing) => {
+                    // Whether it ends in time only decides if the connection is used again.
+                    let _ = timeout(TRAILING_LIMIT, async {
+                        while passing.body.frame().await.is_some() {}
+                    })
+                    .await;
+                    self.phase = Phase::Over;
+                    return None;
+                }
+                Phase::Waiting(pending) => tokio::select! {
+                    biased;
+                    answer = pending => Event::Answer(answer),
+                    () = self.terms.cut.cancelled() => Event::Cut,
+                    () = sleep_until(comment_at) => Event::Silence,
+                },
+                Phase::Passing(passing) => tokio::select! {
+                    biased;
+                    frame = passing.body.frame() => Event::Frame(frame),
+                    () = self.terms.cut.cancelled() => Event::Cut,
+                    () = sleep_until(give_up_at) => Event::Idle,
+                    () = sleep_until(comment_at), if is_stream => Event::Silence,
+                },
+            };
+            if let Err(broken) = self.take(event) {
+                return Some(Err(broken));
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> io::Result<()> {
+        if !matches!(event, Event::Silence) {
+            self.waiting_since = None;
+        }
+        match event {
+            Event::Silence => self.out.push_back(COMMENT),
+            Event::Answer(answer) => self.begin(answer),
+            Event::Frame(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    self.pass(data);
+                }
+            }
+            Event::Frame(None) => {
+                let end = self.view.finish(&mut self.out);
+                self.close(end);
+                self.phase = Phase::Over;
+            }
+            Event::Frame(Some(Err(error))) => {
+                let error = Error::new(
+                    Code::UpstreamError,
+                    "the model server broke off in the middle of its answer",
+                )
+                .because(error);
+                return self.fail(&error);
+            }
+            Event::Idle => {
+                return self.fail(&Error::new(
+                    Code::UpstreamTimeout,
+                    "the model server fell silent in the middle of its answer",
+                ));
+            }
+            Event::Cut => {
+                return self.fail(&Error::new(
+                    Code::NotReady,
+                    "this instance of the gateway is shutting down; try again",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The upstream's head has come after the client's.
+    fn begin(&mut self, answer: Result<Answer, Error>) {
+        match answer {
+            Ok(Answer::Exchange(exchange)) if is_event_stream(&exchange.headers) => {
+                self.view = View::events(self.terms.endpoint, self.terms.asked, &exchange.target);
+                let Exchange {
+                    body, target, busy, ..
+                } = exchange;
+                self.phase = Phase::Passing(Passing {
+                    body,
+                    target,
+                    _busy: busy,
+                });
+            }
+            Ok(Answer::Exchange(_)) => self.fail_in_stream(&Error::new(
+                Code::UpstreamError,
+                "the model server did not answer with a stream",
+            )),
+            Ok(Answer::Refusal(refusal)) => {
+                self.admission.end(Outcome::Complete, Some(refusal.code));
+                self.out.push_back(
+                    [b"data: ", refusal.body.trim_ascii(), b"\n\n"]
+                        .concat()
+                        .into(),
+                );
+                self.phase = Phase::Over;
+            }
+            Err(error) => self.fail_in_stream(&error),
+        }
+    }
+
+    /// Bytes of the upstream pass.
+    fn pass(&mut self, data: Bytes) {
+        let end = self.view.feed(data, &mut self.out);
+        if end != End::Open {
+            self.close(end);
+        } else if !self.view.is_stream()
+            && matches!(&self.phase, Phase::Passing(passing) if passing.body.is_end_stream())
+        {
+            // A body of known length is not asked for its end.
+            self.close(End::Proper);
+        }
+    }
+
+    /// The answer's own end was seen, or the upstream ended without one.
+    fn close(&mut self, end: End) {
+        self.note_tokens();
+        match end {
+            End::Proper => self.admission.end(Outcome::Complete, None),
+            End::UpstreamError => {
+                let code = Code::UpstreamError.as_str().to_owned();
+                self.admission.end(Outcome::UpstreamError, Some(code));
+            }
+            End::Open | End::Improper => {
+                return self.fail_in_stream(&Error::new(
+                    Code::UpstreamError,
+                    "the model server ended its answer before it was complete",
+                ));
+            }
+        }
+        if let Phase::Passing(passing) = std::mem::replace(&mut self.phase, Phase::Over) {
+            if let Some(fingerprint) = self.view.fingerprint() {
+                passing.target.note_fingerprint(fingerprint);
+            }
+            self.phase = Phase::Trailing(passing);
+        }
+    }
+
+    /// The answer cannot be completed: a stream says so in its own way, a plain answer breaks off.
+    fn fail(&mut self, error: &Error) -> io::Result<()> {
+        if self.view.is_stream() || matches!(self.phase, Phase::Waiting(_)) {
+            self.fail_in_stream(error);
+            return Ok(());
+        }
+        self.note_failure(error);
+        Err(io::Error::other("the answer broke off"))
+    }
+
+    fn fail_in_stream(&mut self, error: &Error) {
+        self.view.release(&mut self.out);
+        self.out
+            .push_back(reply::error_event(error, self.terms.endpoint.api()).into());
+        self.note_failure(error);
+    }
+
+    fn note_failure(&mut self, error: &Error) {
+        self.note_tokens();
+        self.admission.fail(error);
+        tracing::warn!(
+            endpoint = self.terms.endpoint.path(),
+            code = error.code().as_str(),
+            message = error.message(),
+            cause = error.cause_chain(),
+            "answer broke off"
+        );
+        // Dropping the upstream's body closes its connection.
+        self.phase = Phase::Over;
+    }
+
+    /// Writes down what is known of the tokens by now.
+    fn note_tokens(&mut self) {
+        if let Some((tokens, counted_by)) = self.view.tokens() {
+            self.admission.count(tokens, counted_by);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.note_tokens();
+    }
+}
+
+enum Event {
+    Answer(Result<Answer, Error>),
+    Frame(Option<Result<Frame<Bytes>, reqwest::Error>>),
+    Silence,
+    Idle,
+    Cut,
+}

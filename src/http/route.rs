@@ -1,0 +1,261 @@
+//! Method and path become a route. Pure; the only place that knows paths.
+
+use std::borrow::Cow;
+
+use http::Method;
+
+use crate::upstream::Endpoint;
+
+/// Everything the gateway answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    Root,
+    Health,
+    Ready,
+    Metrics,
+    Models,
+    /// One model, by its decoded id.
+    Model(String),
+    Call(Endpoint),
+    ReloadKeys,
+    AdminKeys,
+    AdminStatus,
+    /// Routes of users, which this gateway does not have.
+    Accounts,
+}
+
+/// What a method and a path come to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    Route(Route),
+    /// The path exists for other methods: the value of `Allow`.
+    WrongMethod(&'static str),
+    Nothing,
+}
+
+impl Route {
+    /// The route's name in metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Root => "/",
+            Self::Health => "/health",
+            Self::Ready => "/ready",
+            Self::Metrics => "/metrics",
+            Self::Models => "/v1/models",
+            Self::Model(_) => "/v1/models/{id}",
+            Self::Call(endpoint) => endpoint.path(),
+            Self::ReloadKeys => "/admin/reload-keys",
+            Self::AdminKeys => "/admin/keys",
+            Self::AdminStatus => "/admin/status",
+            Self::Accounts => "/users",
+        }
+    }
+
+    const fn allow(&self) -> &'static str {
+        match self {
+            Self::Call(_) => "POST, OPTIONS",
+            Self::ReloadKeys => "GET, HEAD, POST, OPTIONS",
+            Self::Accounts => "GET, HEAD, POST, PUT, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    fn takes(&self, method: &Method) -> bool {
+        self.allow()
+            .split(", ")
+            .any(|allowed| allowed == method.as_str())
+    }
+}
+
+/// The methods a path answers, for a preflight; `None` where there is nothing.
+#[must_use]
+pub fn allowed(path: &str) -> Option<&'static str> {
+    route(path).map(|route| route.allow())
+}
+
+/// Finds the route of a request.
+#[must_use]
+pub fn find(method: &Method, path: &str) -> Found {
+    match route(path) {
+        None => Found::Nothing,
+        Some(route) if route.takes(method) => Found::Route(route),
+        Some(route) => Found::WrongMethod(route.allow()),
+    }
+}
+
+fn route(path: &str) -> Option<Route> {
+    let path = normalise(path);
+    if let Some(endpoint) = endpoint(&path) {
+        return Some(Route::Call(endpoint));
+    }
+    if let Some(id) = path
+        .strip_prefix("/models/")
+        .or_else(|| path.strip_prefix("/v1/models/"))
+    {
+        return decode(id).map(Route::Model);
+    }
+    match &*path {
+        "/" => Some(Route::Root),
+        "/health" => Some(Route::Health),
+        "/ready" => Some(Route::Ready),
+        "/metrics" => Some(Route::Metrics),
+        "/models" | "/v1/models" => Some(Route::Models),
+        "/admin/reload-keys" => Some(Route::ReloadKeys),
+        "/admin/keys" => Some(Route::AdminKeys),
+        "/admin/status" => Some(Route::AdminStatus),
+        "/auth/register"
+        | "/auth/token"
+        | "/auth/refresh"
+        | "/users/me"
+        | "/users/me/password"
+        | "/users/me/api-key"
+        | "/users/me/token-limit"
+        | "/users/usage"
+        | "/admin/users" => Some(Route::Accounts),
+        other => other
+            .starts_with("/admin/users/")
+            .then_some(Route::Accounts),
+    }
+}
+
+/// A model route, with or without `/v1`.
+fn endpoint(path: &str) -> Option<Endpoint> {
+    let bare = path
+        .strip_prefix("/v1")
+        .filter(|rest| rest.starts_with('/'))
+        .unwrap_or(path);
+    Endpoint::ALL
+        .into_iter()
+        .find(|endpoint| endpoint.path().trim_start_matches("/v1") == bare)
+}
+
+/// Collapses repeated slashes and repeated `/v1`, and drops a trailing slash.
+fn normalise(path: &str) -> Cow<'_, str> {
+    if !path.contains("//")
+        && !path.starts_with("/v1/v1")
+        && (path.len() == 1 || !path.ends_with('/'))
+    {
+        return Cow::Borrowed(path);
+    }
+    let mut clean = String::with_capacity(path.len());
+    let mut is_first_v1 = true;
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        if segment == "v1" && clean == "/v1" && is_first_v1 {
+            continue;
+        }
+        is_first_v1 &= clean.is_empty() || clean == "/v1";
+        clean.push('/');
+        clean.push_str(segment);
+    }
+    Cow::Owned(if clean.is_empty() {
+        "/".to_owned()
+    } else {
+        clean
+    })
+}
+
+/// Percent-decodes a model id; `None` if it is no text.
+fn decode(id: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(id.len());
+    let mut rest = id.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte == b'%' {
+            let hex = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(byte);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(path: &str) -> Found {
+        find(&Method::GET, path)
+    }
+
+    fn post(path: &str) -> Found {
+        find(&Method::POST, path)
+    }
+
+    #[test]
+    fn paths_are_normalised() {
+        let chat = || Found::Route(Route::Call(Endpoint::ChatCompletions));
+        for path in [
+            "/v1/chat/completions",
+            "/chat/completions",
+            "//v1//chat/completions/",
+            "/v1/v1/chat/completions",
+            "/v1//v1/chat//completions",
+            "/v1/v1/v1/chat/completions/",
+        ] {
+            assert_eq!(post(path), chat(), "{path}");
+        }
+        for path in ["/v1/tokenize", "/tokenize", "/tokenize/"] {
+            assert_eq!(
+                post(path),
+                Found::Route(Route::Call(Endpoint::Tokenize)),
+                "{path}"
+            );
+        }
+        assert_eq!(get("//"), Found::Route(Route::Root));
+        assert_eq!(get("/health/"), Found::Route(Route::Health));
+    }
+
+    #[test]
+    fn nothing_else_exists() {
+        for path in [
+            "/v2/chat/completions",
+            "/v1",
+            "/v1/chat",
+            "/v1/chat/completions/x",
+            "/v1/./models",
+            "/v1/../health",
+            "/v1/%63hat/completions",
+            "/invocations",
+            "/admin",
+            "/v1/health",
+            "/.env",
+            "",
+            "*",
+            "/v1/chat/v1/completions",
+        ] {
+            assert_eq!(post(path), Found::Nothing, "{path}");
+        }
+    }
+
+    #[test]
+    fn model_ids_may_hold_slashes() {
+        for path in [
+            "/v1/models/org/name-7B",
+            "/v1/models/org%2Fname-7B",
+            "/models/org%2fname-7B/",
+        ] {
+            assert_eq!(
+                get(path),
+                Found::Route(Route::Model("org/name-7B".to_owned())),
+                "{path}"
+            );
+        }
+        assert_eq!(get("/v1/models/%"), Found::Nothing);
+        assert_eq!(get("/v1/models/%ff"), Found::Nothing);
+        assert_eq!(get("/v1/models/"), Found::Route(Route::Models));
+    }
+
+    #[test]
+    fn wrong_methods_name_the_right_ones() {
+        assert_eq!(
+            get("/v1/chat/completions"),
+            Found::WrongMethod("POST, OPTIONS")
+        );
+        assert_eq!(post("/health"), Found::WrongMethod("GET, HEAD, OPTIONS"));
+        assert_eq!(find(&Method::HEAD, "/health"), Found::Route(Route::Health));
+        assert_eq!(post("/admin/reload-keys"), Found::Route(Route::ReloadKeys));
+    }
+}

@@ -1,0 +1,135 @@
+//! The side view of an answer that passes: counts its tokens and sees how it ends. For streams it
+//! also decides which bytes the client sees.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use crate::upstream::{
+    Asked, Capture, EVENT_BYTES, End, Endpoint, Splitter, Stream, Target, Tokens,
+};
+use crate::usage::CountedBy;
+
+/// What is seen of an answer.
+pub enum View {
+    Events {
+        splitter: Splitter,
+        stream: Box<Stream>,
+        /// Events on their way out, kept for its allocation.
+        scratch: Vec<Bytes>,
+    },
+    Plain(Capture),
+}
+
+impl View {
+    /// Of a stream of events.
+    pub fn events(endpoint: Endpoint, asked: Asked, target: &Target) -> Self {
+        let stream = Stream::new(endpoint.api(), asked, target.fingerprint());
+        Self::Events {
+            splitter: Splitter::default(),
+            stream: Box::new(stream),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Of any other answer.
+    pub fn plain() -> Self {
+        Self::Plain(Capture::new("usage"))
+    }
+
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Events { .. })
+    }
+
+    /// Takes the upstream's next bytes; what the client sees of them goes to `out`.
+    pub fn feed(&mut self, data: Bytes, out: &mut VecDeque<Bytes>) -> End {
+        match self {
+            Self::Plain(capture) => {
+                capture.feed(&data);
+                out.push_back(data);
+                End::Open
+            }
+            Self::Events {
+                splitter,
+                stream,
+                scratch,
+            } => {
+                splitter.push(data);
+                while let Some(event) = splitter.next_event() {
+                    stream.event(event, scratch);
+                }
+                out.extend(scratch.drain(..));
+                match stream.end() {
+                    End::Open if splitter.waiting_bytes() > EVENT_BYTES => End::Improper,
+                    end => end,
+                }
+            }
+        }
+    }
+
+    /// The upstream ended its body in order. `Open` if the answer was not complete.
+    pub fn finish(&mut self, out: &mut VecDeque<Bytes>) -> End {
+        let Self::Events {
+            splitter,
+            stream,
+            scratch,
+        } = self
+        else {
+            return End::Proper;
+        };
+        let rest = splitter.finish();
+        if !rest.is_empty() {
+            stream.event(rest, scratch);
+        }
+        stream.finish(scratch);
+        out.extend(scratch.drain(..));
+        stream.end()
+    }
+
+    /// Nothing more will come: what was held back goes to `out`, half an event does not.
+    pub fn release(&mut self, out: &mut VecDeque<Bytes>) {
+        if let Self::Events {
+            stream, scratch, ..
+        } = self
+        {
+            stream.finish(scratch);
+            out.extend(scratch.drain(..));
+        }
+    }
+
+    /// The best count there is by now.
+    pub fn tokens(&self) -> Option<(Tokens, CountedBy)> {
+        match self {
+            Self::Plain(capture) => {
+                let tokens = Tokens::parse(capture.value().trim_ascii());
+                tokens.map(|tokens| (tokens, CountedBy::Engine))
+            }
+            Self::Events { stream, .. } => {
+                let counted = |by| move |tokens| (tokens, by);
+                let last = stream.final_usage().map(counted(CountedBy::Engine));
+                last.or_else(|| stream.running_usage().map(counted(CountedBy::Running)))
+                    .or_else(|| stream.estimate().map(counted(CountedBy::Estimate)))
+            }
+        }
+    }
+
+    /// The `system_fingerprint` that the stream showed.
+    pub fn fingerprint(&self) -> Option<&Bytes> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Events { stream, .. } => stream.fingerprint(),
+        }
+    }
+}
+
+/// Whether an answer is a stream of events; that decides how it is seen.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("text/event-stream")
+}

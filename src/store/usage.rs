@@ -1,0 +1,138 @@
+//! The usage table: rows in, sums out.
+
+use sqlx::Row;
+
+use super::{Store, StoreError};
+
+/// Takes a JSON array of rows. One statement and one parameter for a whole batch: it is all or
+/// nothing, and a row that is there already stays as it is. `jsonb_each` parses the batch once;
+/// `json_each` would parse each row again and costs about four times as much. Timestamps are of
+/// fixed width (see `usage::row`), and become microseconds.
+const INSERT: &str = "\
+INSERT INTO usage (request_id, client_request_id, started_at, finished_at, principal, key_name, \
+key_id, username, model, served_model, upstream, endpoint, stream, status, outcome, error_code, \
+prompt_tokens, cached_tokens, completion_tokens, total_tokens, counted_by, attempts, wait_ms, \
+first_byte_ms, duration_ms, request_bytes, response_bytes, client, service, revision, instance_id, \
+region, labels) \
+SELECT value->>'request_id', value->>'client_request_id', \
+unixepoch(substr(value->>'started_at', 1, 19)) * 1000000 + CAST(substr(value->>'started_at', 21, 6) AS INTEGER), \
+unixepoch(substr(value->>'finished_at', 1, 19)) * 1000000 + CAST(substr(value->>'finished_at', 21, 6) AS INTEGER), \
+value->>'principal', value->>'key_name', value->>'key_id', value->>'username', value->>'model', \
+value->>'served_model', value->>'upstream', value->>'endpoint', value->>'stream', value->>'status', \
+value->>'outcome', value->>'error_code', value->>'prompt_tokens', value->>'cached_tokens', \
+value->>'completion_tokens', value->>'total_tokens', value->>'counted_by', value->>'attempts', \
+value->>'wait_ms', value->>'first_byte_ms', value->>'duration_ms', value->>'request_bytes', \
+value->>'response_bytes', value->>'client', value->>'service', value->>'revision', \
+value->>'instance_id', value->>'region', json(value->'labels') \
+FROM jsonb_each($1) WHERE true \
+ON CONFLICT (request_id) DO NOTHING";
+
+/// Sums since `$1`, grouped by a constant expression. A call that its client left is no error.
+macro_rules! totals {
+    ($group:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $group,
+            " AS name, COUNT(*) AS requests, SUM(prompt_tokens) AS prompt_tokens, \
+             SUM(cached_tokens) AS cached_tokens, SUM(completion_tokens) AS completion_tokens, \
+             SUM(total_tokens) AS total_tokens, \
+             SUM(CASE WHEN outcome <> 'client_abort' \
+             AND (outcome <> 'complete' OR status >= 400 OR error_code IS NOT NULL) \
+             THEN 1 ELSE 0 END) AS errors \
+             FROM usage WHERE started_at >= $1 GROUP BY 1 ORDER BY ",
+            $order,
+        )
+    };
+}
+
+const BY_KEY: &str = totals!("key_name", "total_tokens DESC, name");
+const BY_USER: &str = totals!("username", "total_tokens DESC, name");
+const BY_MODEL: &str = totals!(
+    "COALESCE(NULLIF(model, ''), served_model)",
+    "total_tokens DESC, name"
+);
+const BY_DAY: &str = totals!(
+    "strftime('%Y-%m-%d', started_at / 1000000, 'unixepoch')",
+    "name"
+);
+const BY_LABEL: &str = totals!(
+    "(SELECT value->>'value' FROM json_each(labels) WHERE value->>'key' = $2 LIMIT 1)",
+    "total_tokens DESC, name"
+);
+
+/// What calls are added up by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    Key,
+    User,
+    /// The model that was asked for, else the one that served.
+    Model,
+    /// UTC days, in their order; all others come by tokens, the most first.
+    Day,
+    /// The value of the label of this name.
+    Label(String),
+}
+
+/// Sums over one group of calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// `None` for calls without such a thing.
+    pub name: Option<String>,
+    pub requests: i64,
+    pub prompt_tokens: i64,
+    pub cached_tokens: i64,
+    pub completion_tokens: i64,
+    pub total_tokens: i64,
+    /// Calls that failed for another reason than that the client left.
+    pub errors: i64,
+}
+
+impl Store {
+    /// Writes rows, each a JSON object with the columns of `schema/usage.json`. Rows whose
+    /// `request_id` is there already are left as they are, so a batch may be sent again.
+    ///
+    /// # Errors
+    /// When the database refuses; then none of the rows was written.
+    pub async fn insert_usage(&self, rows: &[String]) -> Result<(), StoreError> {
+        let mut batch =
+            String::with_capacity(rows.iter().map(|row| row.len() + 1).sum::<usize>() + 1);
+        for row in rows {
+            batch.push(if batch.is_empty() { '[' } else { ',' });
+            batch.push_str(row);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        batch.push(']');
+        sqlx::query(INSERT).bind(batch).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Sums of the calls that started at or after `since_us` (microseconds since 1970, UTC).
+    ///
+    /// # Errors
+    /// When the database cannot be read, or has no usage table.
+    pub async fn sum_usage(&self, by: &Grouping, since_us: i64) -> Result<Vec<Totals>, StoreError> {
+        let query = match by {
+            Grouping::Key => sqlx::query(BY_KEY).bind(since_us),
+            Grouping::User => sqlx::query(BY_USER).bind(since_us),
+            Grouping::Model => sqlx::query(BY_MODEL).bind(since_us),
+            Grouping::Day => sqlx::query(BY_DAY).bind(since_us),
+            Grouping::Label(name) => sqlx::query(BY_LABEL).bind(since_us).bind(name.clone()),
+        };
+        let rows = query.fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Totals {
+                    name: row.try_get("name")?,
+                    requests: row.try_get("requests")?,
+                    prompt_tokens: row.try_get("prompt_tokens")?,
+                    cached_tokens: row.try_get("cached_tokens")?,
+                    completion_tokens: row.try_get("completion_tokens")?,
+                    total_tokens: row.try_get("total_tokens")?,
+                    errors: row.try_get("errors")?,
+                })
+            })
+            .collect()
+    }
+}

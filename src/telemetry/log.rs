@@ -1,1 +1,0 @@
-//! Log lines: Cloud Logging's fields as JSON, or text for a terminal, on standard output.

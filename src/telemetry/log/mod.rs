@@ -1,0 +1,93 @@
+//! Log lines on standard output: Cloud Logging's fields as JSON, or text for a terminal. One line is
+//! one write to the descriptor, so that what was logged survives a `kill -9`. Must not know what the
+//! events mean, nor ever end the process because nobody reads them.
+
+mod line;
+mod refusal;
+mod row;
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use anyhow::Context as _;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, registry::LookupSpan};
+
+pub use refusal::{Refusal, RefusalLog};
+
+use crate::config::LogConfig;
+
+/// How lines look in this process; set once at start. Before that, JSON.
+static FORMAT: OnceLock<Format> = OnceLock::new();
+
+/// How lines look.
+#[derive(Clone, Debug, Default)]
+struct Format {
+    text: bool,
+    colour: bool,
+    /// Google project, for links to traces.
+    project: Option<String>,
+}
+
+/// Starts logging for this process. The field `trace` of an event is the id of a trace; it becomes
+/// a link when `project` is known.
+///
+/// # Errors
+/// A level that is none, or a second call.
+pub fn init(config: &LogConfig, project: Option<&str>) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.level).context("LOG_LEVEL")?;
+    let format = Format {
+        text: !config.json,
+        colour: config.colour,
+        project: project.map(str::to_owned),
+    };
+    let layer = Lines {
+        format: format.clone(),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .try_init()
+        .context("logging was started before")?;
+    FORMAT
+        .set(format)
+        .map_err(|_| anyhow::anyhow!("logging was started before"))
+}
+
+/// Writes the line of one settled call, whatever the log level. `row` is the JSON object of all
+/// columns, without line breaks; it stands under `usage`.
+pub fn usage_line(row: impl AsRef<[u8]>) {
+    let row = row.as_ref();
+    let default = Format::default();
+    let format = FORMAT.get().unwrap_or(&default);
+    line::with_buffer(|buffer| {
+        if format.text {
+            row::write_text(buffer, row, format.colour);
+        } else {
+            row::write_json(buffer, row);
+        }
+        write_out(buffer);
+    });
+}
+
+/// The layer that turns events into lines.
+struct Lines {
+    format: Format,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        line::with_buffer(|buffer| {
+            line::write_event(buffer, event, &self.format);
+            write_out(buffer);
+        });
+    }
+}
+
+/// One write of one whole line. `Stdout` hands text that ends in a line break straight to the
+/// descriptor. Nobody reading is no reason to stop serving, and there is nowhere to report it.
+fn write_out(line: &[u8]) {
+    let _unread = std::io::stdout().lock().write_all(line);
+}

@@ -1,0 +1,87 @@
+//! The line of one settled call. Knows the columns only for the short form that people read.
+
+use serde_json::Value;
+use tracing::Level;
+
+use super::line::{write_level, write_printable, write_time};
+
+/// The columns of the short form, in order.
+const SHORT: [&str; 12] = [
+    "request_id",
+    "key_name",
+    "endpoint",
+    "model",
+    "stream",
+    "status",
+    "outcome",
+    "error_code",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "duration_ms",
+];
+
+/// All columns under `usage`.
+pub(super) fn write_json(buffer: &mut Vec<u8>, row: &[u8]) {
+    buffer.extend_from_slice(br#"{"severity":"INFO","message":"usage","time":""#);
+    write_time(buffer);
+    buffer.extend_from_slice(br#"","usage":"#);
+    buffer.extend_from_slice(row);
+    buffer.extend_from_slice(b"}\n");
+}
+
+/// `usage name=value ...` with the columns that a person looks for; absent ones are left out.
+pub(super) fn write_text(buffer: &mut Vec<u8>, row: &[u8], colour: bool) {
+    write_time(buffer);
+    buffer.push(b' ');
+    write_level(buffer, Level::INFO, colour);
+    buffer.extend_from_slice(b" usage");
+    let row: Value = serde_json::from_slice(row).unwrap_or_default();
+    for column in SHORT {
+        let text = match row.get(column) {
+            None | Some(Value::Null) => continue,
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        buffer.push(b' ');
+        buffer.extend_from_slice(column.as_bytes());
+        buffer.push(b'=');
+        write_printable(buffer, &text);
+    }
+    buffer.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &[u8] = br#"{"request_id":"r","key_name":"a b","status":200,"error_code":null,"labels":[{"key":"k","value":"v"}]}"#;
+
+    #[test]
+    fn a_json_line_holds_the_whole_row() {
+        let mut buffer = Vec::new();
+        write_json(&mut buffer, ROW);
+        let line: Value = serde_json::from_slice(&buffer).unwrap();
+        assert_eq!(
+            (line["message"].as_str(), line["severity"].as_str()),
+            (Some("usage"), Some("INFO"))
+        );
+        assert_eq!(line["usage"], serde_json::from_slice::<Value>(ROW).unwrap());
+        assert_eq!(
+            buffer.split(|byte| *byte == b'\n').count(),
+            2,
+            "one line break, at the end"
+        );
+    }
+
+    #[test]
+    fn a_text_line_is_short() {
+        let mut buffer = Vec::new();
+        write_text(&mut buffer, ROW, false);
+        let line = String::from_utf8(buffer).unwrap();
+        assert!(
+            line.ends_with(" INFO usage request_id=r key_name=a b status=200\n"),
+            "{line}"
+        );
+    }
+}

@@ -1,1 +1,0 @@
-//! The metrics registry, by Prometheus' conventions.

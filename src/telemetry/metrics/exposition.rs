@@ -1,0 +1,206 @@
+//! The text of `/metrics`: the registry, what is only known at this moment, and what the kernel
+//! says of the process.
+
+use std::collections::HashSet;
+
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::telemetry::process::Process;
+
+/// The type of [`super::Metrics::encode`]'s text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What other parts know at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Gauges {
+    /// Rows that the sink has not acknowledged.
+    pub rows_waiting: u64,
+    /// Rows that are in the log alone.
+    pub rows_lost_total: u64,
+    pub rows_written_total: u64,
+    pub keys_loaded: u64,
+    /// Version of the key set; `None` before the first one.
+    pub key_set_version: Option<String>,
+    /// `None` before the first key set.
+    pub key_set_age_seconds: Option<f64>,
+    /// Base URLs from the configuration, and whether each answers as far as is known.
+    pub upstream_up: Vec<(String, bool)>,
+}
+
+/// The whole text. A registry per scrape holds the passing values, so that two scrapes at once
+/// cannot mix theirs.
+pub(super) fn encode(lasting: &Registry, gauges: &Gauges) -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    // Writing to a string cannot fail.
+    let _infallible = encode_registry(&mut text, lasting);
+    let _infallible = encode_registry(&mut text, &passing(gauges));
+    name_counters(&text)
+}
+
+fn passing(gauges: &Gauges) -> Registry {
+    let mut registry = Registry::default();
+    registry.register(
+        "tollgate_rows_waiting",
+        "Usage rows that the sink has not acknowledged",
+        gauge(gauges.rows_waiting),
+    );
+    registry.register(
+        "tollgate_rows_lost",
+        "Usage rows that are in the log alone",
+        ConstCounter::new(gauges.rows_lost_total),
+    );
+    registry.register(
+        "tollgate_rows_written",
+        "Usage rows that the sink acknowledged",
+        ConstCounter::new(gauges.rows_written_total),
+    );
+    registry.register(
+        "tollgate_keys_loaded",
+        "Keys in the current key set",
+        gauge(gauges.keys_loaded),
+    );
+    if let Some(version) = &gauges.key_set_version {
+        registry.register(
+            "tollgate_key_set",
+            "Version of the current key set",
+            Info::new([("version", version.clone())]),
+        );
+    }
+    if let Some(age) = gauges.key_set_age_seconds {
+        registry.register(
+            "tollgate_key_set_age_seconds",
+            "Since the key set was last confirmed",
+            ConstGauge::new(age),
+        );
+    }
+    let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
+    for (url, up) in &gauges.upstream_up {
+        upstreams
+            .get_or_create(&[("upstream", url.clone())])
+            .set(i64::from(*up));
+    }
+    registry.register(
+        "tollgate_upstream_up",
+        "Whether the upstream answers, as far as is known",
+        upstreams,
+    );
+    describe_process(&mut registry, &Process::read());
+    registry
+}
+
+fn describe_process(registry: &mut Registry, process: &Process) {
+    if let Some(bytes) = process.resident_bytes {
+        registry.register(
+            "process_resident_memory_bytes",
+            "Memory in use",
+            ConstGauge::new(bytes),
+        );
+    }
+    if let Some(files) = process.open_files {
+        registry.register(
+            "process_open_fds",
+            "Open file descriptors",
+            ConstGauge::new(files),
+        );
+    }
+    if let Some(seconds) = process.cpu_seconds {
+        registry.register(
+            "process_cpu_seconds",
+            "Processor time used",
+            ConstCounter::new(seconds),
+        );
+    }
+}
+
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// The crate writes `OpenMetrics`, where a counter's comments lack the `_total` of its samples. The
+/// older text format, which every scraper reads, wants them equal (and knows no type `info`).
+fn name_counters(text: &str) -> String {
+    let suffixes: HashSet<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .filter_map(|(name, kind)| match kind {
+            "counter" => Some((name, "_total")),
+            "info" => Some((name, "_info")),
+            _ => None,
+        })
+        .collect();
+    let suffix = |name: &str| {
+        ["_total", "_info"]
+            .into_iter()
+            .find(|suffix| suffixes.contains(&(name, suffix)))
+    };
+    let mut named = String::with_capacity(text.len() + 512);
+    for line in text.lines() {
+        let comment = ["# HELP ", "# TYPE "]
+            .into_iter()
+            .find_map(|start| Some((start, line.strip_prefix(start)?)));
+        match comment.and_then(|(start, rest)| Some((start, rest.split_once(' ')?))) {
+            Some((start, (name, rest))) => {
+                let rest = if start == "# TYPE " && rest == "info" {
+                    "gauge"
+                } else {
+                    rest
+                };
+                named.extend([start, name, suffix(name).unwrap_or_default(), " ", rest]);
+            }
+            None => named.push_str(line),
+        }
+        named.push('\n');
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_samples_have_the_same_names() {
+        let gauges = Gauges {
+            rows_waiting: 2,
+            key_set_version: Some("v7".to_owned()),
+            upstream_up: vec![("http://h:1".to_owned(), true)],
+            ..Gauges::default()
+        };
+        let text = encode(&Registry::default(), &gauges);
+        for line in [
+            "# TYPE tollgate_rows_lost_total counter",
+            "tollgate_rows_lost_total 0",
+            "tollgate_rows_waiting 2",
+            "# TYPE tollgate_key_set_info gauge",
+            r#"tollgate_key_set_info{version="v7"} 1"#,
+            r#"tollgate_upstream_up{upstream="http://h:1"} 1"#,
+        ] {
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is not in\n{text}"
+            );
+        }
+        assert!(
+            !text.contains("tollgate_key_set_age_seconds"),
+            "unknown is absent"
+        );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_process_is_described() {
+        let text = encode(&Registry::default(), &Gauges::default());
+        for name in [
+            "process_resident_memory_bytes ",
+            "process_open_fds ",
+            "process_cpu_seconds_total ",
+        ] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
+        }
+    }
+}

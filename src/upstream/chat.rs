@@ -1,0 +1,302 @@
+//! Streams made of `choices`: chat and text completions. The upstream was asked for running usage;
+//! what the client did not ask for is taken out again, and the fingerprint goes back to where vLLM
+//! puts it when nobody asks for usage: on each chunk with a `finish_reason`. Pure.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::json::{Member, elements, members, removal};
+use super::stream::{Asked, End, Verdict};
+use super::tokens::Tokens;
+
+/// More choices than any engine makes at once; a stream with more is not followed any further.
+const MAX_CHOICES: usize = 4096;
+
+/// What is known of the choices of one stream.
+pub struct Choices {
+    asked: Asked,
+    /// By index: finished or not, and the running count.
+    seen: BTreeMap<u64, Choice>,
+    /// A chunk with a `finish_reason`, kept until the next event: if that is the usage chunk, it
+    /// brings the fingerprint that belongs here. It follows at once.
+    held: Option<Held>,
+    fingerprint: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Choice {
+    finished: bool,
+    running: Option<Tokens>,
+}
+
+struct Held {
+    event: Bytes,
+    /// The position after the last member of the chunk's object.
+    insert_at: usize,
+}
+
+/// The members of a chunk that matter here.
+#[derive(Default)]
+struct Chunk {
+    choices: Option<Range<usize>>,
+    usage: Option<Member>,
+    fingerprint: Option<Range<usize>>,
+    error: Option<Range<usize>>,
+    /// `"object":"error"`, the older way to report one.
+    is_error_object: bool,
+    /// The position after the last member.
+    end: usize,
+}
+
+impl Choices {
+    pub fn new(asked: Asked, fingerprint: Option<Bytes>) -> Self {
+        Self {
+            asked,
+            seen: BTreeMap::new(),
+            held: None,
+            fingerprint,
+        }
+    }
+
+    /// Judges one event whose data stands at `span`.
+    pub(super) fn event(
+        &mut self,
+        event: Bytes,
+        span: Range<usize>,
+        out: &mut Vec<Bytes>,
+    ) -> Verdict {
+        if event[span.clone()].trim_ascii() == b"[DONE]" {
+            self.release(None, out);
+            if !self.all_finished() {
+                return Verdict::end(End::Improper);
+            }
+            out.push(event);
+            return Verdict::end(End::Proper);
+        }
+        let Some(chunk) = Chunk::read(&event, span) else {
+            // No JSON object: what it means is between the client and the upstream.
+            self.release(None, out);
+            out.push(event);
+            return Verdict::PASS;
+        };
+        if let Some(end) = chunk.error_end(&event) {
+            self.release(None, out);
+            if end == End::UpstreamError {
+                out.push(event);
+            }
+            return Verdict::end(end);
+        }
+        if let Some(span) = &chunk.fingerprint
+            && event[span.clone()] != *b"null"
+        {
+            self.fingerprint = Some(event.slice(span.clone()));
+        }
+        let usage = chunk
+            .usage
+            .as_ref()
+            .and_then(|member| Tokens::parse(&event[member.value.clone()]));
+        let Some(choices) = chunk
+            .choices
+            .clone()
+            .filter(|span| !is_empty(&event, span.clone()))
+        else {
+            self.release(self.fingerprint.clone(), out);
+            if self.asked.usage || chunk.usage.is_none() {
+                out.push(event);
+            }
+            return Verdict {
+                usage,
+                ..Verdict::PASS
+            };
+        };
+        self.release(None, out);
+        let finishes = self.note(&event, choices, usage);
+        self.show(event, chunk, finishes, out);
+        Verdict::PASS
+    }
+
+    /// Sends the chunk that was held back, with the fingerprint of the usage chunk or else the one
+    /// that the upstream is known to send.
+    pub(super) fn release(&mut self, fingerprint: Option<Bytes>, out: &mut Vec<Bytes>) {
+        let Some(held) = self.held.take() else { return };
+        match fingerprint.or_else(|| self.fingerprint.clone()) {
+            Some(value) => out.push(insert(&held, &value)),
+            None => out.push(held.event),
+        }
+    }
+
+    /// Whether every choice seen has ended with a known reason, and there was one.
+    pub(super) fn all_finished(&self) -> bool {
+        !self.seen.is_empty() && self.seen.values().all(|choice| choice.finished)
+    }
+
+    /// The last running counts together. vLLM counts each choice by itself, and each with its
+    /// prompt; the choices of one prompt follow one another and share it.
+    pub(super) fn running(&self) -> Option<Tokens> {
+        let mut sum: Option<Tokens> = None;
+        let mut last_prompt = None;
+        for (index, choice) in &self.seen {
+            let Some(running) = choice.running else {
+                continue;
+            };
+            let sum = sum.get_or_insert_default();
+            sum.completion = sum.completion.saturating_add(running.completion);
+            let prompt = index / self.asked.choices_per_prompt.max(1);
+            if last_prompt.replace(prompt) != Some(prompt) {
+                sum.prompt = sum.prompt.saturating_add(running.prompt);
+                sum.cached = sum.cached.saturating_add(running.cached);
+            }
+        }
+        sum
+    }
+
+    pub(super) fn fingerprint(&self) -> Option<&Bytes> {
+        self.fingerprint.as_ref()
+    }
+
+    /// Notes which choices the chunk belongs to; tells whether one of them ends in it.
+    fn note(&mut self, text: &[u8], choices: Range<usize>, usage: Option<Tokens>) -> bool {
+        let mut finishes = false;
+        let Some(mut walk) = elements(text, choices) else {
+            return false;
+        };
+        while let Some(element) = walk.next_element() {
+            let Some((index, reason)) = read_choice(text, element) else {
+                continue;
+            };
+            if self.seen.len() >= MAX_CHOICES && !self.seen.contains_key(&index) {
+                continue;
+            }
+            let choice = self.seen.entry(index).or_default();
+            choice.running = usage.or(choice.running);
+            if let Some(reason) = reason {
+                finishes = true;
+                choice.finished = is_known(&text[reason]);
+            }
+        }
+        finishes
+    }
+
+    /// Hands the chunk on as the client would have had it.
+    fn show(&mut self, event: Bytes, chunk: Chunk, finishes: bool, out: &mut Vec<Bytes>) {
+        let Some(usage) = chunk
+            .usage
+            .filter(|_| !(self.asked.usage && self.asked.continuous))
+        else {
+            return self.hold_or_show(
+                event,
+                chunk.end,
+                finishes && chunk.fingerprint.is_none(),
+                out,
+            );
+        };
+        if self.asked.usage && event[usage.value.clone()] == *b"null" {
+            // OpenAI's own way where usage was asked for: null on every chunk.
+            return out.push(event);
+        }
+        let gone = removal(&event, &usage);
+        let mut text = BytesMut::with_capacity(event.len());
+        text.extend_from_slice(&event[..gone.start]);
+        text.extend_from_slice(&event[gone.end..]);
+        let end = chunk.end - gone.len();
+        self.hold_or_show(
+            text.freeze(),
+            end,
+            finishes && chunk.fingerprint.is_none(),
+            out,
+        );
+    }
+
+    fn hold_or_show(
+        &mut self,
+        event: Bytes,
+        insert_at: usize,
+        finishes: bool,
+        out: &mut Vec<Bytes>,
+    ) {
+        if finishes && !self.asked.usage {
+            self.held = Some(Held { event, insert_at });
+        } else {
+            out.push(event);
+        }
+    }
+}
+
+impl Chunk {
+    fn read(text: &[u8], span: Range<usize>) -> Option<Self> {
+        let mut walk = members(text, span)?;
+        let mut chunk = Self::default();
+        while let Some(member) = walk.next_member() {
+            chunk.end = member.value.end;
+            match &text[member.key.clone()] {
+                b"choices" => chunk.choices = Some(member.value),
+                b"usage" => chunk.usage = Some(member),
+                b"system_fingerprint" => chunk.fingerprint = Some(member.value),
+                b"error" if text[member.value.clone()] != *b"null" => {
+                    chunk.error = Some(member.value);
+                }
+                b"object" => chunk.is_error_object = text[member.value] == *b"\"error\"",
+                _ => {}
+            }
+        }
+        Some(chunk)
+    }
+
+    /// Whether the chunk is an error: one that clients can read passes, others are replaced.
+    fn error_end(&self, text: &[u8]) -> Option<End> {
+        match &self.error {
+            Some(error) if text[error.start] == b'{' => Some(End::UpstreamError),
+            Some(_) => Some(End::Improper),
+            None => self.is_error_object.then_some(End::Improper),
+        }
+    }
+}
+
+fn is_empty(text: &[u8], choices: Range<usize>) -> bool {
+    elements(text, choices).is_none_or(|mut walk| walk.next_element().is_none())
+}
+
+/// Index and `finish_reason` (null is none) of a choice.
+fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usize>>)> {
+    let mut walk = members(text, span)?;
+    let (mut index, mut reason) = (0, None);
+    while let Some(member) = walk.next_member() {
+        match &text[member.key] {
+            b"index" => {
+                index = std::str::from_utf8(&text[member.value])
+                    .ok()?
+                    .parse()
+                    .ok()?;
+            }
+            b"finish_reason" => {
+                reason = Some(member.value).filter(|span| text[span.clone()] != *b"null");
+            }
+            _ => {}
+        }
+    }
+    Some((index, reason))
+}
+
+/// The reasons that clients understand. OpenCode takes any other for an unfinished answer and asks
+/// again without end.
+fn is_known(reason: &[u8]) -> bool {
+    matches!(
+        reason,
+        b"\"stop\""
+            | b"\"length\""
+            | b"\"content_filter\""
+            | b"\"tool_calls\""
+            | b"\"function_call\""
+    )
+}
+
+fn insert(held: &Held, fingerprint: &[u8]) -> Bytes {
+    let mut text = BytesMut::with_capacity(held.event.len() + fingerprint.len() + 24);
+    text.extend_from_slice(&held.event[..held.insert_at]);
+    text.extend_from_slice(b",\"system_fingerprint\":");
+    text.extend_from_slice(fingerprint);
+    text.extend_from_slice(&held.event[held.insert_at..]);
+    text.freeze()
+}

@@ -1,0 +1,232 @@
+//! Failures of an upstream, and answers that are refusals: which class each belongs to, and what
+//! the client gets for it.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::Value;
+
+use crate::error::{Code, Error};
+
+/// An upstream's refusal in the form the client gets it.
+#[derive(Debug)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// The upstream's own `code` or `type`, for the row.
+    pub code: String,
+}
+
+/// Nothing listens there (yet): the only failures that starting can explain.
+pub fn is_refused(error: &reqwest::Error) -> bool {
+    if !error.is_connect() {
+        return false;
+    }
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{
+                ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut,
+            };
+            return matches!(
+                io.kind(),
+                ConnectionRefused
+                    | ConnectionReset
+                    | ConnectionAborted
+                    | HostUnreachable
+                    | TimedOut
+            );
+        }
+        next = cause.source();
+    }
+    error.is_timeout()
+}
+
+/// What the client is told when a call got no answer.
+pub fn describe(error: reqwest::Error) -> Error {
+    if error.is_connect() {
+        return Error::new(Code::UpstreamUnreachable, "the model server cannot be reached; its operator should check that it runs and that VLLM_ENDPOINT is right")
+            .because(error.without_url());
+    }
+    Error::new(
+        Code::UpstreamError,
+        "the model server broke the connection before it answered",
+    )
+    .because(error.without_url())
+}
+
+/// Whether a refusal is about length, and what made it too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooLong {
+    /// The prompt alone does not fit.
+    Prompt,
+    /// Prompt and asked output together may not fit.
+    Together,
+}
+
+/// Reads a refusal's text for what it says of length.
+pub fn too_long(status: StatusCode, body: &[u8]) -> Option<TooLong> {
+    if !matches!(status.as_u16(), 400 | 413 | 422) {
+        return None;
+    }
+    let (text, code) = error_text(body)?;
+    let text = text.to_ascii_lowercase();
+    let speaks_of_length = [
+        "maximum context length",
+        "max_model_len",
+        "context length",
+        "context window",
+        "context size",
+        "max_new_tokens",
+    ]
+    .iter()
+    .any(|phrase| text.contains(phrase));
+    if !speaks_of_length && code.as_deref() != Some("context_length_exceeded") {
+        return None;
+    }
+    let speaks_of_output = [
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_new_tokens",
+        "output tokens",
+        "completion",
+    ]
+    .iter()
+    .any(|phrase| text.contains(phrase));
+    let prompt_alone = text.contains("even without any output tokens") || !speaks_of_output;
+    Some(if prompt_alone {
+        TooLong::Prompt
+    } else {
+        TooLong::Together
+    })
+}
+
+/// The text of an error object and its code as text, if the body is one.
+pub fn error_text(body: &[u8]) -> Option<(String, Option<String>)> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let error = value.get("error")?;
+    let text = error.get("message")?.as_str()?.to_owned();
+    let code = match error.get("code").or_else(|| error.get("type")) {
+        Some(Value::String(code)) => Some(code.clone()),
+        Some(Value::Number(code)) => Some(code.to_string()),
+        _ => None,
+    };
+    Some((text, code))
+}
+
+/// A prompt that is too long, in the shape that lets clients shorten their conversation. The
+/// upstream's text is kept.
+pub fn context_refusal(body: &[u8]) -> Refusal {
+    let text = error_text(body).map_or_else(
+        || "the prompt is longer than the model's context".to_owned(),
+        |(text, _)| text,
+    );
+    let code = Code::ContextLengthExceeded.as_str();
+    let object = serde_json::json!({"error": {"message": text, "type": "invalid_request_error", "param": null, "code": code}});
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        headers: json_headers(),
+        body: object.to_string().into(),
+        code: code.to_owned(),
+    }
+}
+
+/// An answer that is no success: passed on verbatim where clients can use it, else wrapped.
+///
+/// # Errors
+/// What the client gets instead of the upstream's own words.
+pub fn refuse(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Result<Refusal, Error> {
+    let read = error_text(&body);
+    if let (400 | 404 | 413 | 422 | 429, Some((_, code))) = (status.as_u16(), &read) {
+        let mut kept = json_headers();
+        if let Some(wait) = headers.get(RETRY_AFTER) {
+            kept.insert(RETRY_AFTER, wait.clone());
+        }
+        let code = code.clone().unwrap_or_else(|| status.as_str().to_owned());
+        return Ok(Refusal {
+            status,
+            headers: kept,
+            body,
+            code,
+        });
+    }
+    Err(wrap(status, headers, read.is_some()).because(summary(status, headers, &body)))
+}
+
+fn wrap(status: StatusCode, headers: &HeaderMap, is_json: bool) -> Error {
+    match status.as_u16() {
+        401 | 403 => Error::new(
+            Code::UpstreamError,
+            "the model server refused the gateway's own credential; this is for its operator to mend, not for the caller",
+        ),
+        300..=399 => Error::new(
+            Code::UpstreamError,
+            "the model server answered with a redirect, which is not followed; its operator should check VLLM_ENDPOINT",
+        ),
+        503 if is_json => Error::new(
+            Code::Overloaded,
+            "the model server has no room in its queue; try again in a moment",
+        )
+        .retry_after(retry_after(headers).unwrap_or(Duration::from_secs(2))),
+        404 => Error::new(Code::NotFound, "the model server does not serve this route"),
+        status @ 400..=499 => {
+            let code = match status {
+                405 => Code::MethodNotAllowed,
+                408 => Code::RequestTimeout,
+                413 => Code::BodyTooLarge,
+                415 => Code::UnsupportedMediaType,
+                429 => Code::RateLimitExceeded,
+                _ => Code::InvalidRequest,
+            };
+            let error = Error::new(
+                code,
+                "the model server refused the request and gave no reason that can be shown",
+            )
+            .status(status);
+            match retry_after(headers) {
+                Some(wait) => error.retry_after(wait),
+                None => error,
+            }
+        }
+        _ => Error::new(
+            Code::UpstreamError,
+            "the model server failed with an internal error",
+        ),
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// For the log. Not the text: upstreams quote prompts in their errors.
+fn summary(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("no content type");
+    let code = error_text(body)
+        .and_then(|(_, code)| code)
+        .unwrap_or_default();
+    format!(
+        "upstream answered {status} {code} ({kind}, {} bytes)",
+        body.len()
+    )
+}
+
+fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}

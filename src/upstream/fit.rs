@@ -1,0 +1,152 @@
+//! Fits the asked output into the model's context. OpenCode asks for 32000 tokens when its user
+//! configured no limit, and a model of that size refuses it. The prompt's size comes from the
+//! upstream's `/tokenize` alone; bytes only tell when it is worth asking.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::forward::{Payload, Request};
+use super::models::Knowledge;
+use super::{Client, Endpoint, Object, read_bounded};
+
+const TOKENIZE_LIMIT: Duration = Duration::from_secs(10);
+/// The answer lists every token of the prompt.
+const TOKENIZE_BYTES: usize = 16 * 1024 * 1024;
+/// More than any chat template adds of its own.
+const TEMPLATE_TOKENS: u64 = 4096;
+
+/// What came of lowering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    Lowered,
+    Fits,
+    PromptTooLong,
+    /// The upstream cannot count.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    count: u64,
+    max_model_len: Option<u64>,
+}
+
+/// Whether prompt and asked output might be too long together. Bytes bound the prompt from above,
+/// so a `false` is sure.
+pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
+    let Some((_, asked)) = asked_output(request) else {
+        return false;
+    };
+    let card = match request.model.as_deref() {
+        Some(model) => known.card(model).or_else(|| known.only_model()),
+        None => known.only_model(),
+    };
+    let Some(context) = card.and_then(|card| card.max_model_len) else {
+        return false;
+    };
+    let Payload::Json(object) = &request.payload else {
+        return false;
+    };
+    asked
+        .saturating_add(object.text_bytes())
+        .saturating_add(TEMPLATE_TOKENS)
+        > context
+}
+
+/// Counts the prompt and lowers the asked output to what is left beside it.
+pub async fn lower(client: &Client, url: &str, request: &mut Request) -> Fit {
+    let Some((limit, asked)) = asked_output(request) else {
+        return Fit::Unknown;
+    };
+    let Some(counted) = count(client, url, request).await else {
+        return Fit::Unknown;
+    };
+    let Some(context) = counted.max_model_len else {
+        return Fit::Unknown;
+    };
+    let room = context.saturating_sub(counted.count);
+    if room == 0 {
+        return Fit::PromptTooLong;
+    }
+    if asked <= room {
+        return Fit::Fits;
+    }
+    if let Payload::Json(object) = &mut request.payload {
+        object.set(limit, room.to_string());
+    }
+    Fit::Lowered
+}
+
+/// Takes the bound on the output away, where the upstream cannot count and a chat may do without.
+pub fn drop_limit(request: &mut Request) -> bool {
+    let (Endpoint::ChatCompletions, Payload::Json(object)) =
+        (request.endpoint, &mut request.payload)
+    else {
+        return false;
+    };
+    for limit in Endpoint::ChatCompletions.output_limits() {
+        object.remove(limit);
+    }
+    true
+}
+
+/// The member that bounds the output, and its value.
+fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
+    let Payload::Json(object) = &request.payload else {
+        return None;
+    };
+    let limit = request
+        .endpoint
+        .output_limits()
+        .iter()
+        .find(|limit| object.present(limit).is_some())?;
+    Some((limit, object.present(limit)?.parse().ok()?))
+}
+
+async fn count(client: &Client, url: &str, request: &Request) -> Option<Counted> {
+    let Payload::Json(object) = &request.payload else {
+        return None;
+    };
+    let question = tokenize_body(request.endpoint, object)?;
+    let mut asking = client
+        .http
+        .post(format!("{url}/tokenize"))
+        .header(http::header::CONTENT_TYPE, "application/json");
+    if let Some(key) = &client.api_key {
+        asking = asking.header(http::header::AUTHORIZATION, key.expose().clone());
+    }
+    let answer = timeout(TOKENIZE_LIMIT, async {
+        let answer = asking.body(question).send().await?;
+        let status = answer.status();
+        Ok::<_, reqwest::Error>((status, read_bounded(answer, TOKENIZE_BYTES).await?))
+    });
+    match answer.await {
+        Ok(Ok((status, body))) if status.is_success() => serde_json::from_slice(&body).ok(),
+        _ => None,
+    }
+}
+
+/// The part of a request that makes its prompt, as `/tokenize` takes it. Prompts that are lists,
+/// and the other APIs, it cannot count.
+fn tokenize_body(endpoint: Endpoint, object: &Object) -> Option<bytes::Bytes> {
+    let members: &[&str] = match endpoint {
+        Endpoint::ChatCompletions => &[
+            "model",
+            "messages",
+            "tools",
+            "chat_template",
+            "chat_template_kwargs",
+            "add_generation_prompt",
+            "continue_final_message",
+            "add_special_tokens",
+            "mm_processor_kwargs",
+        ],
+        Endpoint::Completions if object.get("prompt")?.starts_with('"') => {
+            &["model", "prompt", "add_special_tokens"]
+        }
+        _ => return None,
+    };
+    Some(object.only(members))
+}

@@ -1,0 +1,367 @@
+//! One call on its way: a target is chosen, the request prepared for it and sent, and the answer's
+//! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::failure::{self, Refusal, TooLong};
+use super::fit::{self, Fit};
+use super::models::{Knowledge, Silence};
+use super::target::{Busy, Target};
+use super::{Asked, Endpoint, Object, Upstream, read_bounded};
+use crate::error::{Code, Error};
+
+/// A plain call has its head only with its last token.
+const PLAIN_HEAD_LIMIT: Duration = Duration::from_hours(1);
+/// Error answers are read up to this size and time.
+const REFUSAL_BYTES: usize = 256 * 1024;
+const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between attempts at a target that refuses connections.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(1);
+
+/// What is to be sent upstream, and what the caller needs to know of it.
+pub struct Request {
+    pub endpoint: Endpoint,
+    pub headers: HeaderMap,
+    pub payload: Payload,
+    /// As the client named it; empty is absent.
+    pub model: Option<String>,
+    pub stream: bool,
+    pub asked: Asked,
+    /// Stands for the body's bytes among all that are held; goes with them.
+    pub held: OwnedSemaphorePermit,
+}
+
+/// The body of a call.
+pub enum Payload {
+    Json(Object),
+    /// A form with a file: passed on as it is.
+    Form(Bytes),
+}
+
+/// What a call has been through, readable when the call itself is gone.
+#[derive(Default)]
+pub struct Progress {
+    /// Requests sent that carried the call.
+    pub attempts: AtomicU32,
+    /// Time spent waiting for a target to come up, in milliseconds.
+    pub wait_ms: AtomicU64,
+    /// The model id sent upstream.
+    pub served_model: OnceLock<String>,
+    pub target: OnceLock<Arc<Target>>,
+}
+
+/// What a call came back with.
+pub enum Answer {
+    /// A success, its body still to come.
+    Exchange(Exchange),
+    /// The upstream's own words, for the client to read.
+    Refusal(Refusal),
+}
+
+/// An answer whose head is here.
+pub struct Exchange {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: reqwest::Body,
+    pub target: Arc<Target>,
+    pub busy: Busy,
+}
+
+impl Upstream {
+    /// Brings a call to a model server.
+    ///
+    /// # Errors
+    /// What the client is told when no server took the call.
+    pub async fn forward(
+        &self,
+        mut request: Request,
+        progress: &Progress,
+    ) -> Result<Answer, Error> {
+        let mut pause = RETRY_FIRST;
+        let waiting_since = Instant::now();
+        loop {
+            let target = self.pick();
+            progress.target.get_or_init(|| target.clone());
+            match self.attempt(&mut request, &target, progress).await {
+                Ok(answer) => return answer,
+                Err(Refused(error)) => {
+                    if !target.note_refusal(self.limits.cold_start_wait) {
+                        return Err(self.gave_up(waiting_since.elapsed(), error));
+                    }
+                }
+            }
+            if self
+                .targets
+                .iter()
+                .all(|target| !target.state().takes_calls())
+            {
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MOST);
+            }
+            let waited = u64::try_from(waiting_since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            progress.wait_ms.store(waited, Ordering::Relaxed);
+        }
+    }
+
+    /// The least busy of those that stand best.
+    fn pick(&self) -> Arc<Target> {
+        let mut targets = self.targets.iter();
+        // Configuration guarantees one.
+        let mut best = targets.next().unwrap_or(&self.targets[0]);
+        for target in targets {
+            if (target.state().rank(), target.in_flight()) < (best.state().rank(), best.in_flight())
+            {
+                best = target;
+            }
+        }
+        best.clone()
+    }
+
+    async fn attempt(
+        &self,
+        request: &mut Request,
+        target: &Arc<Target>,
+        progress: &Progress,
+    ) -> Result<Result<Answer, Error>, Refused> {
+        let knowledge = match target.learn(&self.client).await {
+            Ok(knowledge) => knowledge,
+            Err(Silence::Refused) => return Err(Refused(None)),
+            Err(Silence::Other) => target.knowledge(),
+        };
+        let knowledge = self.with_model(request, target, knowledge).await;
+        let served = match self.resolve(request.model.as_deref(), &knowledge) {
+            Ok(served) => served,
+            Err(error) => return Ok(Err(error)),
+        };
+        request.prepare(served.as_deref(), &knowledge);
+        if let Some(model) = served {
+            let _ = progress.served_model.set(model);
+        }
+        self.send_fitting(request, target, &knowledge, progress)
+            .await
+    }
+
+    /// Asks the list again when it lacks the model: a server may have come up anew with another.
+    async fn with_model(
+        &self,
+        request: &Request,
+        target: &Target,
+        known: Arc<Knowledge>,
+    ) -> Arc<Knowledge> {
+        if self.resolve(request.model.as_deref(), &known).is_ok() {
+            return known;
+        }
+        target.learn_again(&self.client).await.unwrap_or(known)
+    }
+
+    /// The model id to send; `None` leaves the body as it is.
+    ///
+    /// # Errors
+    /// `model_not_found`, against a known list alone.
+    pub fn resolve(&self, model: Option<&str>, known: &Knowledge) -> Result<Option<String>, Error> {
+        let only = || known.only_model().map(|card| card.id.clone());
+        let Some(model) = model else {
+            return Ok(only());
+        };
+        if known.card(model).is_some() {
+            return Ok(Some(model.to_owned()));
+        }
+        let resolved = match self.aliases.get(model).map(String::as_str) {
+            Some("*") if known.models.is_none() => return Ok(Some(model.to_owned())),
+            Some("*") => only(),
+            Some(id) => (known.models.is_none() || known.card(id).is_some()).then(|| id.to_owned()),
+            None => known.models.is_none().then(|| model.to_owned()),
+        };
+        resolved.map(Some).ok_or_else(unknown_model)
+    }
+
+    /// Sends the call with an output bound that fits the context, once more lowered if the
+    /// upstream refuses for that reason.
+    async fn send_fitting(
+        &self,
+        request: &mut Request,
+        target: &Arc<Target>,
+        known: &Knowledge,
+        progress: &Progress,
+    ) -> Result<Result<Answer, Error>, Refused> {
+        if fit::may_exceed(request, known) {
+            fit::lower(&self.client, target.url(), request).await;
+        }
+        for is_second in [false, true] {
+            let (status, headers, body) = match self.send(request, target, progress).await? {
+                Ok(Answer::Refusal(Refusal {
+                    status,
+                    headers,
+                    body,
+                    ..
+                })) => (status, headers, body),
+                other => return Ok(other),
+            };
+            match failure::too_long(status, &body) {
+                Some(TooLong::Together) if !is_second => {
+                    let is_lower = match fit::lower(&self.client, target.url(), request).await {
+                        Fit::Lowered => true,
+                        Fit::Unknown => fit::drop_limit(request),
+                        Fit::Fits | Fit::PromptTooLong => false,
+                    };
+                    if !is_lower {
+                        return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
+                    }
+                }
+                Some(_) => return Ok(Ok(Answer::Refusal(failure::context_refusal(&body)))),
+                None => return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal)),
+            }
+        }
+        Ok(Err(Error::new(
+            Code::ContextLengthExceeded,
+            "prompt and output together do not fit into the model's context; shorten the prompt or ask for less output",
+        )))
+    }
+
+    /// One request on the wire. Any answer that is no success comes back as a refusal, unjudged.
+    async fn send(
+        &self,
+        request: &Request,
+        target: &Arc<Target>,
+        progress: &Progress,
+    ) -> Result<Result<Answer, Error>, Refused> {
+        let url = format!("{}{}", target.url(), request.endpoint.path());
+        let outgoing = self
+            .client
+            .http
+            .request(Method::POST, url)
+            .headers(request.headers.clone())
+            .body(request.payload.to_bytes());
+        let busy = target.busy();
+        let head_limit = if request.stream {
+            self.limits.upstream_idle
+        } else {
+            PLAIN_HEAD_LIMIT
+        };
+        progress.attempts.fetch_add(1, Ordering::Relaxed);
+        let answer = match timeout(head_limit, outgoing.send()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if failure::is_refused(&error) => {
+                progress.attempts.fetch_sub(1, Ordering::Relaxed);
+                return Err(Refused(Some(error)));
+            }
+            Ok(Err(error)) => return Ok(Err(failure::describe(error))),
+            Err(_) => {
+                let error = Error::new(
+                    Code::UpstreamTimeout,
+                    "the model server did not begin to answer in time",
+                );
+                return Ok(Err(error));
+            }
+        };
+        target.note_answer();
+        let status = answer.status();
+        if status.is_success() {
+            let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+            let exchange = Exchange {
+                status,
+                headers: parts.headers,
+                body,
+                target: target.clone(),
+                busy,
+            };
+            return Ok(Ok(Answer::Exchange(exchange)));
+        }
+        let headers = answer.headers().clone();
+        let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        Ok(Ok(Answer::Refusal(Refusal {
+            status,
+            headers,
+            body,
+            code: String::new(),
+        })))
+    }
+
+    fn gave_up(&self, waited: Duration, cause: Option<reqwest::Error>) -> Error {
+        if self.waits_end_unreachable || waited < self.limits.cold_start_wait / 2 {
+            let error = Error::new(
+                Code::UpstreamUnreachable,
+                "nothing listens where the model server should be; its operator should check that it runs and that VLLM_ENDPOINT is right",
+            );
+            return match cause {
+                Some(cause) => error.because(cause.without_url()),
+                None => error,
+            };
+        }
+        Error::new(
+            Code::UpstreamStarting,
+            "the model server is still starting; try again later",
+        )
+        .retry_after(Duration::from_secs(30))
+    }
+}
+
+/// The target refused the connection: nothing was sent.
+struct Refused(Option<reqwest::Error>);
+
+impl Request {
+    /// Writes into the body what every call needs: the model's id, and usage on streams.
+    fn prepare(&mut self, served: Option<&str>, known: &Knowledge) {
+        let Payload::Json(object) = &mut self.payload else {
+            return;
+        };
+        if let Some(served) = served
+            && self.model.as_deref() != Some(served)
+        {
+            object.set("model", serde_json::Value::from(served).to_string());
+        }
+        match self.endpoint {
+            Endpoint::ChatCompletions | Endpoint::Completions if self.stream => {
+                let options = stream_options(
+                    object.present("stream_options"),
+                    known.is_vllm.unwrap_or(true),
+                );
+                object.set("stream_options", options);
+            }
+            Endpoint::Responses if object.get("store") != Some("false") => {
+                object.set("store", "false".to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The client's own options, with usage forced on: final usage everywhere, running usage where the
+/// engine is known to have it.
+fn stream_options(own: Option<&str>, continuous: bool) -> String {
+    let text = Bytes::copy_from_slice(own.unwrap_or("{}").as_bytes());
+    let Ok(mut options) = Object::parse(text) else {
+        return own.unwrap_or("null").to_owned();
+    };
+    options.set("include_usage", "true".to_owned());
+    if continuous {
+        options.set("continuous_usage_stats", "true".to_owned());
+    }
+    String::from_utf8_lossy(&options.to_bytes()).into_owned()
+}
+
+impl Payload {
+    fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Json(object) => object.to_bytes(),
+            Self::Form(bytes) => bytes.clone(),
+        }
+    }
+}
+
+fn unknown_model() -> Error {
+    Error::new(
+        Code::ModelNotFound,
+        "there is no such model here; the list of models tells which there are",
+    )
+    .param("model")
+}

@@ -1,0 +1,209 @@
+//! The model servers: which one takes a call, what it is sent, and what its answer means. Knows
+//! nothing of who calls.
+
+mod chat;
+mod endpoint;
+mod failure;
+mod fit;
+mod forward;
+mod headers;
+mod json;
+mod models;
+mod object;
+mod sse;
+mod stream;
+mod target;
+mod tokens;
+
+pub use endpoint::Endpoint;
+pub use failure::Refusal;
+pub use forward::{Answer, Exchange, Payload, Progress, Request};
+pub use headers::{clean_incoming, outgoing};
+pub use json::Capture;
+pub use models::{Knowledge, ModelCard};
+pub use object::Object;
+pub use sse::{EVENT_BYTES, Splitter};
+pub use stream::{Api, Asked, End, Stream};
+pub use target::{Busy, State, Target};
+pub use tokens::Tokens;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, HeaderValue};
+use http_body_util::BodyExt as _;
+
+use crate::config::{Limits, UpstreamConfig};
+use crate::secret::Secret;
+
+/// An upstream that closes idle connections does so after five seconds; a connection that is
+/// younger is never met while it closes.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long `GET /v1/models` of a client may wait for the list, and how old a list may get there.
+const LIST_LIMIT: Duration = Duration::from_millis(800);
+const LIST_AGE: Duration = Duration::from_secs(10);
+
+/// All model servers of this gateway.
+pub struct Upstream {
+    client: Client,
+    targets: Vec<Arc<Target>>,
+    aliases: BTreeMap<String, String>,
+    limits: Limits,
+    /// A call that waits in vain for a server on this machine says that it cannot be reached; any
+    /// other is said to be starting.
+    waits_end_unreachable: bool,
+}
+
+/// The HTTP client towards upstreams, with the gateway's own credential.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    api_key: Option<Secret<HeaderValue>>,
+}
+
+impl Upstream {
+    /// Builds the client; asks nobody.
+    ///
+    /// # Errors
+    /// When the key cannot be a header, or the system's certificates cannot be read.
+    pub fn new(
+        config: &UpstreamConfig,
+        limits: &Limits,
+        on_cloud_run: bool,
+    ) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            .pool_idle_timeout(POOL_IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            .no_proxy()
+            .referer(false)
+            .build()?;
+        let api_key = match &config.api_key {
+            Some(key) => {
+                let mut value =
+                    HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
+                        anyhow::anyhow!("VLLM_API_KEY holds a character that no header can carry")
+                    })?;
+                value.set_sensitive(true);
+                Some(Secret::new(value))
+            }
+            None => None,
+        };
+        let targets: Vec<_> = config
+            .urls
+            .iter()
+            .map(|url| Arc::new(Target::new(url.clone())))
+            .collect();
+        let all_here = config.urls.iter().all(|url| is_loopback(url));
+        Ok(Self {
+            client: Client { http, api_key },
+            targets,
+            aliases: config.aliases.clone(),
+            limits: limits.clone(),
+            waits_end_unreachable: all_here && !on_cloud_run,
+        })
+    }
+
+    /// The gateway's own credential towards upstreams.
+    #[must_use]
+    pub fn api_key(&self) -> Option<&Secret<HeaderValue>> {
+        self.client.api_key.as_ref()
+    }
+
+    #[must_use]
+    pub fn targets(&self) -> &[Arc<Target>] {
+        &self.targets
+    }
+
+    #[must_use]
+    pub fn aliases(&self) -> &BTreeMap<String, String> {
+        &self.aliases
+    }
+
+    /// Every name a model goes by: as asked, as its alias says, and as the upstream calls it.
+    /// Asks an upstream that was never asked, for an alias may lead anywhere.
+    pub async fn names_of(&self, model: Option<&str>) -> Vec<String> {
+        let mut names: Vec<String> = model.map(str::to_owned).into_iter().collect();
+        for target in &self.targets {
+            let known = match target.learn(&self.client).await {
+                Ok(known) => known,
+                Err(_) => target.knowledge(),
+            };
+            if let Ok(Some(served)) = self.resolve(model, &known) {
+                names.push(served);
+            }
+        }
+        names
+    }
+
+    /// What is known of every target, asking those again that may be asked: nothing that scales
+    /// to zero, for the list is not worth a cold start.
+    pub async fn list(&self) -> Vec<Arc<Knowledge>> {
+        let asks = self.targets.iter().map(|target| async {
+            if scales_to_zero(target.url()) {
+                return target.knowledge();
+            }
+            let asked = tokio::time::timeout(
+                LIST_LIMIT,
+                target.learn_older(&self.client, LIST_LIMIT, LIST_AGE),
+            );
+            match asked.await {
+                Ok(Ok(knowledge)) => knowledge,
+                _ => target.knowledge(),
+            }
+        });
+        futures_util::future::join_all(asks).await
+    }
+}
+
+impl Client {
+    /// A small GET; the body is read up to `limit_bytes`.
+    async fn get(&self, url: String, limit_bytes: usize) -> Result<(u16, Bytes), reqwest::Error> {
+        let mut request = self.http.get(url);
+        if let Some(key) = &self.api_key {
+            request = request.header(AUTHORIZATION, key.expose().clone());
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, read_bounded(answer, limit_bytes).await?))
+    }
+}
+
+/// Reads a body up to a bound; what lies beyond is left.
+async fn read_bounded(
+    answer: reqwest::Response,
+    limit_bytes: usize,
+) -> Result<Bytes, reqwest::Error> {
+    let mut body = http::Response::<reqwest::Body>::from(answer).into_body();
+    let mut read = BytesMut::new();
+    while read.len() < limit_bytes
+        && let Some(frame) = body.frame().await
+    {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data[..data.len().min(limit_bytes - read.len())]);
+        }
+    }
+    Ok(read.freeze())
+}
+
+fn host(url: &str) -> Option<String> {
+    url.parse::<http::Uri>().ok()?.host().map(str::to_owned)
+}
+
+fn is_loopback(url: &str) -> bool {
+    let Some(host) = host(url) else { return false };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Cloud Run services start on a request; asking one for its list would start a GPU.
+fn scales_to_zero(url: &str) -> bool {
+    url.starts_with("https://") && host(url).is_some_and(|host| host.ends_with(".run.app"))
+}

@@ -1,0 +1,235 @@
+//! One model server: what is known of it, how it stands, how busy it is.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Client;
+use super::models::{Knowledge, Silence, ask};
+
+/// How long the list and the version may take before a call goes on without them.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// A list that lacks what a call needs is asked anew at most this often.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How a target stands, learnt from the calls themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing was tried yet.
+    Unknown,
+    /// It refuses connections since then; calls wait for it.
+    Starting(Instant),
+    Ready,
+    /// It refused connections for longer than calls wait; each call tries once.
+    Down,
+}
+
+impl State {
+    /// The word shown in `/ready` and `/admin/status`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Starting(_) => "starting",
+            Self::Ready => "ready",
+            Self::Down => "down",
+        }
+    }
+
+    /// Whether a call is worth sending before others were tried.
+    pub(super) const fn takes_calls(self) -> bool {
+        matches!(self, Self::Unknown | Self::Ready)
+    }
+
+    /// Best first.
+    pub(super) const fn rank(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::Unknown => 1,
+            Self::Starting(_) => 2,
+            Self::Down => 3,
+        }
+    }
+}
+
+/// A model server behind one base URL.
+pub struct Target {
+    url: String,
+    state: Mutex<State>,
+    knowledge: Mutex<Arc<Knowledge>>,
+    /// Held while the target is asked, so that it is asked once however many wait.
+    asking: tokio::sync::Mutex<()>,
+    /// The `system_fingerprint` that its streams show.
+    fingerprint: Mutex<Option<Bytes>>,
+    in_flight: AtomicUsize,
+}
+
+/// Counts a call as in flight until it is dropped.
+pub struct Busy(Arc<Target>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Target {
+    pub(super) fn new(url: String) -> Self {
+        Self {
+            url,
+            state: Mutex::new(State::Unknown),
+            knowledge: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            fingerprint: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// Base URL, without `/v1`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    #[must_use]
+    pub fn state(&self) -> State {
+        *lock(&self.state)
+    }
+
+    #[must_use]
+    pub fn knowledge(&self) -> Arc<Knowledge> {
+        lock(&self.knowledge).clone()
+    }
+
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    pub fn fingerprint(&self) -> Option<Bytes> {
+        lock(&self.fingerprint).clone()
+    }
+
+    /// Remembers what a stream showed.
+    pub fn note_fingerprint(&self, value: &Bytes) {
+        let mut known = lock(&self.fingerprint);
+        if known.as_ref() != Some(value) {
+            // A copy: the slice would keep its whole network buffer alive.
+            *known = Some(Bytes::copy_from_slice(value));
+        }
+    }
+
+    /// It answered something.
+    pub(super) fn note_answer(&self) {
+        let mut state = lock(&self.state);
+        if *state != State::Ready {
+            tracing::info!(
+                upstream = self.url,
+                was = state.as_str(),
+                "upstream answers"
+            );
+            *state = State::Ready;
+        }
+    }
+
+    /// It refused a connection. Tells whether the call may wait for it.
+    pub(super) fn note_refusal(&self, limit: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let since = match *state {
+            State::Down => return false,
+            State::Starting(since) => since,
+            State::Unknown | State::Ready => {
+                tracing::warn!(
+                    upstream = self.url,
+                    "upstream refuses connections; calls wait for it"
+                );
+                let now = Instant::now();
+                *state = State::Starting(now);
+                // Another program may come up in its place.
+                *lock(&self.knowledge) = Arc::default();
+                now
+            }
+        };
+        if since.elapsed() < limit {
+            return true;
+        }
+        tracing::error!(
+            upstream = self.url,
+            waited_s = limit.as_secs(),
+            "upstream does not come up"
+        );
+        *state = State::Down;
+        false
+    }
+
+    /// Asks what the target serves, unless that is known; one asks, the others wait for it.
+    pub(super) async fn learn(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
+        self.learn_if(client, ASK_LIMIT, |known| known.asked_at.is_none())
+            .await
+    }
+
+    /// Asks again for a model that the known list lacks.
+    pub(super) async fn learn_again(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
+        self.learn_older(client, ASK_LIMIT, ASK_AGAIN).await
+    }
+
+    /// Asks again what is older than `age`, waiting at most `limit`.
+    pub(super) async fn learn_older(
+        &self,
+        client: &Client,
+        limit: Duration,
+        age: Duration,
+    ) -> Result<Arc<Knowledge>, Silence> {
+        self.learn_if(client, limit, |known| {
+            known.asked_at.is_none_or(|at| at.elapsed() >= age)
+        })
+        .await
+    }
+
+    async fn learn_if(
+        &self,
+        client: &Client,
+        limit: Duration,
+        wanted: impl Fn(&Knowledge) -> bool,
+    ) -> Result<Arc<Knowledge>, Silence> {
+        let known = self.knowledge();
+        if !wanted(&known) {
+            return Ok(known);
+        }
+        let _asking = self.asking.lock().await;
+        let known = self.knowledge();
+        if !wanted(&known) {
+            return Ok(known);
+        }
+        let answer = ask(client, &self.url, limit).await;
+        let learnt = match answer {
+            Ok(learnt) => learnt,
+            Err(Silence::Refused) => return Err(Silence::Refused),
+            // It listens but does not tell: calls go on without, and do not ask each time.
+            Err(Silence::Other) => Knowledge {
+                asked_at: Some(Instant::now()),
+                ..(*known).clone()
+            },
+        };
+        let merged = Arc::new(Knowledge {
+            models: learnt.models.or_else(|| known.models.clone()),
+            is_vllm: learnt.is_vllm.or(known.is_vllm),
+            asked_at: learnt.asked_at,
+        });
+        *lock(&self.knowledge) = merged.clone();
+        Ok(merged)
+    }
+}
+
+/// The data behind these locks is whole after every statement, so a panic elsewhere spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

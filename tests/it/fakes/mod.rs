@@ -1,0 +1,6 @@
+//! Servers that stand in for what the gateway talks to, and the data they answer from.
+
+pub mod golden;
+pub mod model_server;
+mod tests;
+pub mod wire;
