@@ -3,11 +3,13 @@ import sys
 import time
 import traceback
 import urllib.request
+from contextlib import contextmanager
 
 import openai
 from openai import OpenAI
 
 HELLO = [{"role": "user", "content": "Hello there"}]
+LONG_TOKENS = 1500
 CASES = []
 
 
@@ -40,22 +42,31 @@ class Site:
         fields = {"model": self.model, "messages": HELLO, "max_tokens": 32, "temperature": 0, **fields}
         return (client or self.client).chat.completions.create(**fields)
 
-    def count_running(self):
-        """Generations under way at the model server, by its own count."""
+    def count_generated(self):
+        """Tokens that the model server has generated so far, by its own count."""
         url = self.upstream.rstrip("/") + "/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        counts = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running")]
-        assert counts, "the model server's /metrics has no vllm:num_requests_running"
+        counts = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:generation_tokens_total")]
+        assert counts, "the model server's /metrics has no vllm:generation_tokens_total"
         return sum(counts)
 
-    def await_running(self, wanted, what):
-        if self.upstream is None:
+    @contextmanager
+    def work_ends_early(self):
+        """What is begun and left inside must leave the model server idle long before its end."""
+        if not self.upstream:
+            yield
             return
+        before = self.count_generated()
+        yield
         give_up = time.monotonic() + 5
-        while (running := self.count_running()) != wanted:
-            assert time.monotonic() < give_up, f"{what}: {running:g} generations running, wanted {wanted}"
-            time.sleep(0.02)
+        last, now = -1, self.count_generated()
+        while now != last:
+            assert time.monotonic() < give_up, "the model server goes on generating"
+            time.sleep(0.1)
+            last, now = now, self.count_generated()
+        made = now - before
+        assert 0 < made < LONG_TOKENS * 2 / 3, f"{made:g} of {LONG_TOKENS} tokens were generated"
 
 
 def equal(found, wanted, what):

@@ -14,7 +14,7 @@ import argparse
 import json
 
 import openai
-from harness import Site, case, check_usage, equal, has_no_digits, read_stream, refused, run_cases
+from harness import LONG_TOKENS, Site, case, check_usage, equal, has_no_digits, read_stream, refused, run_cases
 from openai import Omit, OpenAI
 
 WEATHER_TOOL = {
@@ -36,8 +36,8 @@ WEATHER_TOOL = {
 # A stream of this many tokens takes seconds, so that it can be left in the middle: vLLM goes
 # on because of ignore_eos, the project's own model server because of the directive.
 LONG = {
-    "messages": [{"role": "user", "content": "Tell me a story [[tokens=1500 delay_ms=3]]"}],
-    "max_tokens": 1500,
+    "messages": [{"role": "user", "content": f"Tell me a story [[tokens={LONG_TOKENS} delay_ms=3]]"}],
+    "max_tokens": LONG_TOKENS,
     "extra_body": {"ignore_eos": True},
 }
 
@@ -52,9 +52,9 @@ def models_are_listed(site):
 @case(only_gateway=True)
 def a_model_is_retrieved_also_with_a_slash_in_its_id(site):
     ids = [model.id for model in site.client.models.list().data]
-    assert any("/" in name for name in ids), f"no id with a slash to try among {ids}"
     for name in ids:
         equal(site.client.models.retrieve(name).id, name, "id")
+    return None if any("/" in name for name in ids) else f"none had a slash: {ids}"
 
 
 @case(only_gateway=True)
@@ -228,8 +228,7 @@ def embeddings_of_a_generating_model_are_refused(site):
 
 @case()
 def an_unknown_model_is_not_found(site):
-    error = refused(lambda: site.chat(model="no-such-model"), openai.NotFoundError, 404)
-    assert "no-such-model" in error.message, f"{error.message!r} does not name the model"
+    refused(lambda: site.chat(model="no-such-model"), openai.NotFoundError, 404)
     refused(lambda: list(site.chat(model="no-such-model", stream=True)), openai.NotFoundError, 404)
 
 
@@ -307,28 +306,25 @@ def every_answer_has_a_request_id(site):
 
 @case()
 def a_stream_can_be_left_in_the_middle(site):
-    site.await_running(0, "before")
-    stream = site.chat(stream=True, **LONG)
-    for seen, _ in enumerate(stream):
-        if seen == 5:
-            break
-    site.await_running(1, "under way")
-    stream.close()
-    site.await_running(0, "after the close")
+    with site.work_ends_early():
+        stream = site.chat(stream=True, **LONG)
+        for seen, _ in enumerate(stream):
+            if seen == 20:
+                break
+        stream.close()
     assert site.chat().choices[0].message.content
 
 
 @case()
 def a_plain_call_can_be_given_up(site):
-    site.await_running(0, "before")
     hasty = site.make_client(timeout=0.7)
-    try:
-        site.chat(hasty, **LONG)
-    except openai.APITimeoutError:
-        pass
-    else:
-        raise AssertionError("the call was over before its timeout")
-    site.await_running(0, "after the timeout")
+    with site.work_ends_early():
+        try:
+            site.chat(hasty, **LONG)
+        except openai.APITimeoutError:
+            pass
+        else:
+            raise AssertionError("the call was over before its timeout")
     assert site.chat().choices[0].message.content
 
 
