@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Lets real clients work through a gateway: the official SDKs of Python and Node, the AI SDK,
-# and OpenCode. Builds what is missing, installs the pinned clients under target/clients, starts
-# the project's model server and a gateway on free ports. What cannot be tried here is named.
+# and OpenCode. Installs the pinned clients under target/clients, builds and starts the project's
+# model server and a gateway, on free ports. What cannot be tried here is named.
 #
 #   scripts/test-clients.sh
 #   BASE_URL=http://127.0.0.1:8000/v1 API_KEY=sk-... UPSTREAM=http://127.0.0.1:8001 \
 #       MODEL=... scripts/test-clients.sh        against servers that are running already
 #
-# TOLLGATE_BIN and MODEL_SERVER_BIN name binaries to use in place of the debug builds.
+# TOLLGATE_BIN and MODEL_SERVER_BIN name binaries to use in place of a debug build.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -154,10 +154,10 @@ count_node() {
 
 start_servers() {
     local port pid
-    : "${TOLLGATE_BIN:=$root/target/debug/tollgate}" "${MODEL_SERVER_BIN:=$root/target/debug/examples/model_server}"
-    if [[ ! -x $TOLLGATE_BIN || ! -x $MODEL_SERVER_BIN ]]; then
+    if [[ -z ${TOLLGATE_BIN:-} || -z ${MODEL_SERVER_BIN:-} ]]; then
         say "building the gateway and the model server"
         cargo build --locked --quiet --bin tollgate --example model_server
+        : "${TOLLGATE_BIN:=$root/target/debug/tollgate}" "${MODEL_SERVER_BIN:=$root/target/debug/examples/model_server}"
     fi
     port=$(free_port)
     # As older vLLMs do, it refuses a prompt and a maximum that exceed the context together.
@@ -191,6 +191,16 @@ stop_gateway() {
         failed=$((failed + 1))
     fi
 }
+
+if ! command -v python3 >/dev/null && ! command -v node >/dev/null; then
+    say "skipped: all clients: neither python3 nor node is installed"
+    say "0 passed, 0 failed"
+    exit 0
+fi
+if ! command -v curl >/dev/null; then
+    say "scripts/test-clients.sh: curl is missing" >&2
+    exit 1
+fi
 
 if [[ -n ${BASE_URL:-} ]]; then
     base_url=$BASE_URL
