@@ -36,16 +36,15 @@ listens() {
     (exec 3<>"/dev/tcp/$host/$number") 2>/dev/null
 }
 
-echo "== building (the first time takes some minutes)"
-cargo build --release --locked --bin tollgate
-
-if ! listens; then
-    if [[ -n ${VLLM_ENDPOINT:-} ]]; then
-        echo "quickstart: nothing listens at $endpoint; start the model server or unset VLLM_ENDPOINT" >&2
-        exit 1
-    fi
-    echo "== nothing listens at $endpoint: building the project's own scripted model server"
-    cargo build --release --locked --example model_server
+if listens; then
+    echo "== building (the first time takes some minutes)"
+    cargo build --release --locked --bin tollgate
+elif [[ -n ${VLLM_ENDPOINT:-} ]]; then
+    echo "quickstart: nothing listens at $endpoint; start the model server or unset VLLM_ENDPOINT" >&2
+    exit 1
+else
+    echo "== nothing listens at $endpoint: building a scripted model server besides (some minutes)"
+    cargo build --release --locked --bin tollgate --example model_server
     "$bin/examples/model_server" --port 8001 --model scripted-model --max-model-len 32768 --agent >/dev/null &
     model_server=$!
     echo "   It stands in for vLLM so that you can try everything else. It is a script, not a model:"
