@@ -2,8 +2,12 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod bad_input;
+mod bad_wire;
 mod check;
+mod expect;
 mod fakes;
 mod harness;
+mod raw;
 mod tidy;
 mod walk;
