@@ -311,27 +311,27 @@ async fn bodies_together_are_bounded_before_a_byte_is_read() {
         ("MAX_BUFFERED_BYTES", "1500000"),
     ];
     let gate = Gate::with(&server.url(), &bounds).await;
-    let head = |length: usize| {
+    let head = |more: &str| {
         format!(
-            "POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+            "POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\ncontent-length: 900000\r\n{more}\r\n"
         )
     };
     let mut first = gate.wire().await;
-    first
-        .send_raw(head(900_000).as_bytes())
-        .await
-        .expect("sent");
+    first.send_raw(head("").as_bytes()).await.expect("sent");
     // The first holds its place as soon as its head is read; that is soon, but not at once.
     let started = std::time::Instant::now();
     let refused = loop {
-        let replies = raw::say_and_end(gate.addr, head(900_000).as_bytes()).await;
-        match replies.first() {
-            Some(reply) if reply.status == 503 => break replies,
-            _ => assert!(started.elapsed() < super::harness::PATIENCE),
+        let mut second = gate.wire().await;
+        let asking = head("expect: 100-continue\r\n");
+        second.send_raw(asking.as_bytes()).await.expect("sent");
+        let reply = second.reply().await.expect("an answer");
+        if reply.status != 100 {
+            break reply;
         }
+        assert!(started.elapsed() < super::harness::PATIENCE);
     };
-    refusal(&refused[0], 503, "overloaded");
-    assert!(!refused[0].header("retry-after").is_empty());
+    refusal(&refused, 503, "overloaded");
+    assert!(!refused.header("retry-after").is_empty());
     drop(first);
     let started = std::time::Instant::now();
     loop {
