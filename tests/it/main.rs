@@ -2,12 +2,15 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod answers;
 mod bad_input;
 mod bad_wire;
 mod check;
+mod codes;
 mod expect;
 mod fakes;
 mod harness;
+mod noise;
 mod raw;
 mod tidy;
 mod walk;
