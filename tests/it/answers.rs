@@ -74,15 +74,17 @@ async fn refusals_that_clients_can_use_pass_verbatim() {
     assert_eq!(gate.rows(count).await.len(), count);
 }
 
-#[tokio::test]
-async fn what_clients_cannot_use_is_wrapped() {
-    let server = ModelServer::start(Settings::default()).await;
-    let mut gate = Gate::before(&server).await;
-    let html = "<html><h1>502 Bad Gateway 429</h1></html>";
+/// An answer, the status and the code that the client gets for it, and its `Retry-After`.
+type Case = (Answer, u16, &'static str, &'static str);
+
+const HTML: &str = "<html><h1>502 Bad Gateway 429</h1></html>";
+
+/// Answers that say nothing of the request.
+fn failures() -> Vec<Case> {
     let location = |status| {
         Answer::json(status, words(status)).header("location", "http://elsewhere.example/v1")
     };
-    let cases = [
+    vec![
         (Answer::json(401, words(401)), 502, "upstream_error", ""),
         (Answer::json(403, words(403)), 502, "upstream_error", ""),
         (Answer::empty(401), 502, "upstream_error", ""),
@@ -91,11 +93,11 @@ async fn what_clients_cannot_use_is_wrapped() {
         (location(307), 502, "upstream_error", ""),
         (Answer::empty(308), 502, "upstream_error", ""),
         (Answer::json(500, words(500)), 502, "upstream_error", ""),
-        (Answer::html(500, html), 502, "upstream_error", ""),
-        (Answer::html(502, html), 502, "upstream_error", ""),
+        (Answer::html(500, HTML), 502, "upstream_error", ""),
+        (Answer::html(502, HTML), 502, "upstream_error", ""),
         (Answer::empty(504), 502, "upstream_error", ""),
         (Answer::empty(503), 502, "upstream_error", ""),
-        (Answer::html(503, html), 502, "upstream_error", ""),
+        (Answer::html(503, HTML), 502, "upstream_error", ""),
         (Answer::queue_full(), 503, "overloaded", "2"),
         (
             Answer::queue_full().header("retry-after", "11"),
@@ -109,7 +111,13 @@ async fn what_clients_cannot_use_is_wrapped() {
             "overloaded",
             "2",
         ),
-        (Answer::html(400, html), 400, "invalid_request", ""),
+    ]
+}
+
+/// Answers that refuse the request without words for the client.
+fn refusals() -> Vec<Case> {
+    vec![
+        (Answer::html(400, HTML), 400, "invalid_request", ""),
         (Answer::empty(400), 400, "invalid_request", ""),
         (
             Answer::json(400, "{\"error\":{\"message\":7}}"),
@@ -144,7 +152,7 @@ async fn what_clients_cannot_use_is_wrapped() {
         ),
         (Answer::json(409, words(409)), 409, "invalid_request", ""),
         (Answer::empty(408), 408, "request_timeout", ""),
-        (Answer::html(413, html), 413, "body_too_large", ""),
+        (Answer::html(413, HTML), 413, "body_too_large", ""),
         (
             Answer::json(415, words(415)),
             415,
@@ -152,12 +160,19 @@ async fn what_clients_cannot_use_is_wrapped() {
             "",
         ),
         (
-            Answer::html(429, html).header("retry-after", "9"),
+            Answer::html(429, HTML).header("retry-after", "9"),
             429,
             "rate_limit_exceeded",
             "9",
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn what_clients_cannot_use_is_wrapped() {
+    let server = ModelServer::start(Settings::default()).await;
+    let mut gate = Gate::before(&server).await;
+    let cases = [failures(), refusals()].concat();
     let count = cases.len();
     for (answer, status, code, retry_after) in cases {
         server.next(Behaviour::answer(chatty(answer.clone())));
@@ -246,37 +261,39 @@ async fn a_prompt_over_the_context_is_named_in_both_dialects() {
     assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
 }
 
+/// What a client may send.
+const SENT: [(&str, &str); 18] = [
+    ("content-type", "application/json"),
+    ("accept", "application/json"),
+    ("user-agent", "OpenAI/Python 1.2"),
+    (
+        "traceparent",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ),
+    ("anthropic-version", "2023-06-01"),
+    ("anthropic-beta", "a"),
+    ("accept-encoding", "gzip"),
+    ("cookie", "a=b"),
+    ("x-goog-iap-jwt-assertion", "x"),
+    ("x-forwarded-for", "10.0.0.1"),
+    ("forwarded", "for=10.0.0.1"),
+    ("x-data-parallel-rank", "1"),
+    ("x-session-id", "x"),
+    ("x-request-id", "mine-1"),
+    ("x-serverless-authorization", "Bearer x"),
+    ("openai-organization", "x"),
+    ("origin", "http://page.example"),
+    ("te", "trailers"),
+];
+
 #[tokio::test]
 async fn only_listed_headers_cross() {
     let server = ModelServer::start(Settings::default()).await;
     let upstream_key = [("VLLM_API_KEY", "sk-of-the-upstream-0123456789")];
     let gate = Gate::with(&server.url(), &upstream_key).await;
-    let headers = [
-        ("content-type", "application/json"),
-        ("accept", "application/json"),
-        ("user-agent", "OpenAI/Python 1.2"),
-        (
-            "traceparent",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        ),
-        ("anthropic-version", "2023-06-01"),
-        ("anthropic-beta", "a"),
-        ("accept-encoding", "gzip"),
-        ("cookie", "a=b"),
-        ("x-goog-iap-jwt-assertion", "x"),
-        ("x-forwarded-for", "10.0.0.1"),
-        ("forwarded", "for=10.0.0.1"),
-        ("x-data-parallel-rank", "1"),
-        ("x-session-id", "x"),
-        ("x-request-id", "mine-1"),
-        ("x-serverless-authorization", "Bearer x"),
-        ("openai-organization", "x"),
-        ("origin", "http://page.example"),
-        ("te", "trailers"),
-    ];
     let body = ask().to_string();
     let reply = gate
-        .ask(&format!("POST {CHAT}"), &headers, body.as_bytes())
+        .ask(&format!("POST {CHAT}"), &SENT, body.as_bytes())
         .await;
     assert_eq!(reply.status, 200);
     let id = request_id(&reply.headers).to_string();

@@ -9,7 +9,11 @@ use super::harness::{ADMIN, Gate, KEY};
 use super::raw;
 
 const CHAT: &str = "/v1/chat/completions";
+const RESPONSES: &str = "/v1/responses";
 const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// Names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
 
 async fn start() -> (ModelServer, Gate) {
     let server = ModelServer::start(Settings::default()).await;
@@ -30,82 +34,83 @@ async fn assert_unharmed(server: &ModelServer, gate: &mut Gate) {
     assert_eq!(gate.table().await.len(), 1);
 }
 
+/// Path, body, and the field that is at fault.
+const UNUSABLE: &[(&str, &[u8], &str)] = &[
+    (CHAT, b"", ""),
+    (CHAT, b"hello", ""),
+    (CHAT, b"[{}]", ""),
+    (CHAT, b"null", ""),
+    (CHAT, b"\"{}\"", ""),
+    (CHAT, b"{", ""),
+    (CHAT, b"{\"model\":\"tiny-chat\"", ""),
+    (CHAT, b"{\"model\":\"tiny-chat\"}}", ""),
+    (CHAT, b"{\"model\":\"tiny-chat\"}{}", ""),
+    (CHAT, b"{'model':'tiny-chat'}", ""),
+    (CHAT, b"{\"model\":\"tiny-chat\",}", ""),
+    (CHAT, b"{\"a\":NaN}", ""),
+    (CHAT, b"{\"a\":01}", ""),
+    (CHAT, b"{\"a\":\"\x00\"}", ""),
+    (CHAT, b"\x00", ""),
+    (CHAT, b"{\"a\":\"\xff\xfe\"}", ""),
+    (CHAT, b"{\"\xc3\x28\":1}", ""),
+    (CHAT, b"\xef\xbb\xbf{}", ""),
+    (CHAT, b"{\"a\":\"\\ud800\",\"model\":\"\\ud800\"}", "model"),
+    (CHAT, b"{\"model\":7}", "model"),
+    (CHAT, b"{\"model\":[\"tiny-chat\"]}", "model"),
+    (CHAT, b"{\"model\":{}}", "model"),
+    (CHAT, b"{\"stream\":\"true\"}", "stream"),
+    (CHAT, b"{\"stream\":1}", "stream"),
+    (CHAT, b"{\"stream\":[]}", "stream"),
+    (CHAT, b"{\"model\":\"a\",\"model\":\"b\"}", "model"),
+    (CHAT, b"{\"model\":\"a\",\"mod\\u0065l\":\"b\"}", "model"),
+    (
+        CHAT,
+        b"{\"\\u006dodel\":\"a\",\"mod\\u0065l\":\"b\"}",
+        "model",
+    ),
+    (CHAT, b"{\"stream\":true,\"stream\":false}", "stream"),
+    (CHAT, b"{\"stream\":true,\"\\u0073tream\":true}", "stream"),
+    (CHAT, b"{\"messages\":[],\"messages\":[]}", "messages"),
+    (CHAT, b"{\"max_tokens\":1,\"max_tokens\":2}", "max_tokens"),
+    (CHAT, b"{\"max_tokens\":\"5\"}", "max_tokens"),
+    (CHAT, b"{\"max_tokens\":1e400}", "max_tokens"),
+    (
+        CHAT,
+        b"{\"max_completion_tokens\":{}}",
+        "max_completion_tokens",
+    ),
+    (
+        CHAT,
+        b"{\"stream\":true,\"stream_options\":[]}",
+        "stream_options",
+    ),
+    (
+        CHAT,
+        b"{\"stream_options\":{\"include_usage\":\"yes\"}}",
+        "stream_options",
+    ),
+    (
+        CHAT,
+        b"{\"stream_options\":{\"include_usage\":true,\"include_usag\\u0065\":false}}",
+        "stream_options",
+    ),
+    (RESPONSES, b"{\"background\":true}", "background"),
+    (RESPONSES, b"{\"background\":\"no\"}", "background"),
+    (
+        RESPONSES,
+        b"{\"previous_response_id\":\"resp_1\"}",
+        "previous_response_id",
+    ),
+    (RESPONSES, b"{\"store\":\"no\"}", "store"),
+    ("/v1/completions", b"[]", ""),
+    ("/v1/embeddings", b"{\"model\":1}", "model"),
+    ("/tokenize", b"x", ""),
+];
+
 #[tokio::test]
 async fn a_body_that_cannot_be_used_is_refused_with_its_field() {
     let (server, mut gate) = start().await;
-    let responses = "/v1/responses";
-    let cases: &[(&str, &[u8], &str)] = &[
-        (CHAT, b"", ""),
-        (CHAT, b"hello", ""),
-        (CHAT, b"[{}]", ""),
-        (CHAT, b"null", ""),
-        (CHAT, b"\"{}\"", ""),
-        (CHAT, b"{", ""),
-        (CHAT, b"{\"model\":\"tiny-chat\"", ""),
-        (CHAT, b"{\"model\":\"tiny-chat\"}}", ""),
-        (CHAT, b"{\"model\":\"tiny-chat\"}{}", ""),
-        (CHAT, b"{'model':'tiny-chat'}", ""),
-        (CHAT, b"{\"model\":\"tiny-chat\",}", ""),
-        (CHAT, b"{\"a\":NaN}", ""),
-        (CHAT, b"{\"a\":01}", ""),
-        (CHAT, b"{\"a\":\"\x00\"}", ""),
-        (CHAT, b"\x00", ""),
-        (CHAT, b"{\"a\":\"\xff\xfe\"}", ""),
-        (CHAT, b"{\"\xc3\x28\":1}", ""),
-        (CHAT, b"\xef\xbb\xbf{}", ""),
-        (CHAT, b"{\"a\":\"\\ud800\",\"model\":\"\\ud800\"}", "model"),
-        (CHAT, b"{\"model\":7}", "model"),
-        (CHAT, b"{\"model\":[\"tiny-chat\"]}", "model"),
-        (CHAT, b"{\"model\":{}}", "model"),
-        (CHAT, b"{\"stream\":\"true\"}", "stream"),
-        (CHAT, b"{\"stream\":1}", "stream"),
-        (CHAT, b"{\"stream\":[]}", "stream"),
-        (CHAT, b"{\"model\":\"a\",\"model\":\"b\"}", "model"),
-        (CHAT, b"{\"model\":\"a\",\"mod\\u0065l\":\"b\"}", "model"),
-        (
-            CHAT,
-            b"{\"\\u006dodel\":\"a\",\"mod\\u0065l\":\"b\"}",
-            "model",
-        ),
-        (CHAT, b"{\"stream\":true,\"stream\":false}", "stream"),
-        (CHAT, b"{\"stream\":true,\"\\u0073tream\":true}", "stream"),
-        (CHAT, b"{\"messages\":[],\"messages\":[]}", "messages"),
-        (CHAT, b"{\"max_tokens\":1,\"max_tokens\":2}", "max_tokens"),
-        (CHAT, b"{\"max_tokens\":\"5\"}", "max_tokens"),
-        (CHAT, b"{\"max_tokens\":1e400}", "max_tokens"),
-        (
-            CHAT,
-            b"{\"max_completion_tokens\":{}}",
-            "max_completion_tokens",
-        ),
-        (
-            CHAT,
-            b"{\"stream\":true,\"stream_options\":[]}",
-            "stream_options",
-        ),
-        (
-            CHAT,
-            b"{\"stream_options\":{\"include_usage\":\"yes\"}}",
-            "stream_options",
-        ),
-        (
-            CHAT,
-            b"{\"stream_options\":{\"include_usage\":true,\"include_usag\\u0065\":false}}",
-            "stream_options",
-        ),
-        (responses, b"{\"background\":true}", "background"),
-        (responses, b"{\"background\":\"no\"}", "background"),
-        (
-            responses,
-            b"{\"previous_response_id\":\"resp_1\"}",
-            "previous_response_id",
-        ),
-        (responses, b"{\"store\":\"no\"}", "store"),
-        ("/v1/completions", b"[]", ""),
-        ("/v1/embeddings", b"{\"model\":1}", "model"),
-        ("/tokenize", b"x", ""),
-    ];
-    for (path, body, param) in cases {
+    for (path, body, param) in UNUSABLE {
         let reply = gate.ask(&format!("POST {path}"), &[JSON], body).await;
         let text = refusal(&reply, 400, "invalid_request");
         let named = reply.json()["error"]["param"].clone();
@@ -154,7 +159,7 @@ async fn compressed_and_foreign_media_types_are_refused() {
     let (server, mut gate) = start().await;
     let good = br#"{"messages":[{"role":"user","content":"Hello"}]}"#;
     let gzip: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab, 0xae, 5, 0];
-    let cases: &[(&str, &[(&str, &str)], &[u8])] = &[
+    let cases: &[(&str, Headers, &[u8])] = &[
         (CHAT, &[JSON, ("content-encoding", "gzip")], gzip),
         (CHAT, &[JSON, ("content-encoding", "br")], good),
         (

@@ -36,15 +36,14 @@ fn assert_answered(replies: &[Reply]) {
     request_id(&replies[0].headers);
 }
 
-#[tokio::test]
-async fn what_is_no_http_is_refused_and_the_gateway_lives() {
-    let (server, mut gate) = start().await;
+/// Bytes, and the statuses that they may get.
+fn no_http() -> Vec<(String, Vec<u16>)> {
     let many = (0..200).fold(String::new(), |mut lines, n| {
         let _ = write!(lines, "x-h{n}: v\r\n");
         lines
     });
     let long = "a".repeat(300_000);
-    let cases = [
+    vec![
         ("hello\r\n\r\n".to_owned(), vec![400]),
         ("GET\r\n\r\n".to_owned(), vec![400]),
         ("GET /health HTTP/9.9\r\n\r\n".to_owned(), vec![400, 505]),
@@ -90,8 +89,13 @@ async fn what_is_no_http_is_refused_and_the_gateway_lives() {
             "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}".to_owned(),
             vec![400],
         ),
-    ];
-    for (bytes, statuses) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused_and_the_gateway_lives() {
+    let (server, mut gate) = start().await;
+    for (bytes, statuses) in no_http() {
         let replies = raw::say_and_end(gate.addr, bytes.as_bytes()).await;
         let start: String = bytes.chars().take(80).collect();
         let status = replies.first().map(|reply| reply.status);

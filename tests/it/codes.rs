@@ -18,8 +18,21 @@ fn ask() -> Value {
     json!({"max_tokens": 20, "messages": [{"role": "user", "content": "Hello"}]})
 }
 
+const NARROW: &str = "sk-narrow-0123456789abcdef";
+const UNKNOWN: &str =
+    r#"{"model":"nobody","max_tokens":1,"messages":[{"role":"user","content":"Hello"}]}"#;
+
+/// Names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+/// Status, `code`, and Anthropic's `type`.
+type Expected = (u16, &'static str, &'static str);
+
+const fn key(value: &str) -> (&str, &str) {
+    ("x-api-key", value)
+}
+
 /// A call of a route with these headers and this body, on chat and on messages.
-async fn on_both(gate: &Gate, headers: &[(&str, &str)], body: &[u8], expected: (u16, &str, &str)) {
+async fn on_both(gate: &Gate, headers: Headers<'_>, body: &[u8], expected: Expected) {
     let (status, code, kind) = expected;
     let reply = gate.ask(&format!("POST {CHAT}"), headers, body).await;
     refusal(&reply, status, code);
@@ -30,67 +43,8 @@ async fn on_both(gate: &Gate, headers: &[(&str, &str)], body: &[u8], expected: (
     }
 }
 
-#[tokio::test]
-async fn what_the_caller_did_wrong_has_a_code() {
-    let server = ModelServer::start(Settings::default()).await;
-    let keys = json!({
-        "test": KEY, "ops": {"key": ADMIN, "admin": true},
-        "narrow": {"key": "sk-narrow-0123456789abcdef", "models": ["another"]},
-    });
-    let bounds = [("MAX_BODY_BYTES", "2000")];
-    let mut gate = Gate::with_keys(&server.url(), &bounds, &keys).await;
-    let good = ask().to_string();
-    let good = good.as_bytes();
-    let request = "invalid_request_error";
-    on_both(&gate, &[JSON], b"{", (400, "invalid_request", request)).await;
-    let headers = [JSON, ("x-api-key", "")];
-    on_both(
-        &gate,
-        &headers,
-        good,
-        (401, "missing_api_key", "authentication_error"),
-    )
-    .await;
-    let headers = [JSON, ("x-api-key", "sk-wrong-0123456789abcdef")];
-    on_both(
-        &gate,
-        &headers,
-        good,
-        (401, "invalid_api_key", "authentication_error"),
-    )
-    .await;
-    let headers = [JSON, ("x-api-key", "sk-narrow-0123456789abcdef")];
-    on_both(
-        &gate,
-        &headers,
-        good,
-        (403, "model_not_allowed", "permission_error"),
-    )
-    .await;
-    on_both(
-        &gate,
-        &[JSON],
-        br#"{"priority":1}"#,
-        (403, "admin_required", "permission_error"),
-    )
-    .await;
-    let unknown =
-        br#"{"model":"nobody","max_tokens":1,"messages":[{"role":"user","content":"Hello"}]}"#;
-    on_both(
-        &gate,
-        &[JSON],
-        unknown,
-        (404, "model_not_found", "not_found_error"),
-    )
-    .await;
-    on_both(
-        &gate,
-        &[JSON],
-        &[b' '; 2001],
-        (413, "body_too_large", "request_too_large"),
-    )
-    .await;
-    on_both(&gate, &[], good, (415, "unsupported_media_type", request)).await;
+/// Refusals before a route is known; and all of them are counted.
+async fn unknown_paths_and_methods(gate: &Gate) {
     for (method, path, status, code) in [
         ("GET", "/nothing", 404, "not_found"),
         ("POST", "/auth/register", 404, "accounts_disabled"),
@@ -103,9 +57,8 @@ async fn what_the_caller_did_wrong_has_a_code() {
         );
     }
     let reply = gate.ask(&format!("GET {MESSAGES}"), &[], b"").await;
-    anthropic_refusal(&reply, 405, request);
+    anthropic_refusal(&reply, 405, "invalid_request_error");
     assert_eq!(reply.header("allow"), "POST, OPTIONS");
-    assert_eq!(server.model_calls().len(), 0);
     let metrics = gate.admin("/metrics").await.text();
     for code in [
         "invalid_request",
@@ -119,6 +72,55 @@ async fn what_the_caller_did_wrong_has_a_code() {
             "{code} in {metrics}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_the_caller_did_wrong_has_a_code() {
+    let server = ModelServer::start(Settings::default()).await;
+    let keys = json!({
+        "test": KEY, "ops": {"key": ADMIN, "admin": true},
+        "narrow": {"key": NARROW, "models": ["another"]},
+    });
+    let bounds = [("MAX_BODY_BYTES", "2000")];
+    let mut gate = Gate::with_keys(&server.url(), &bounds, &keys).await;
+    let good = ask().to_string();
+    let request = "invalid_request_error";
+    let long = " ".repeat(2001);
+    let cases: [(Headers, &str, Expected); 8] = [
+        (&[JSON], "{", (400, "invalid_request", request)),
+        (
+            &[JSON, key("")],
+            &good,
+            (401, "missing_api_key", "authentication_error"),
+        ),
+        (
+            &[JSON, key("sk-wrong-0123456789abcdef")],
+            &good,
+            (401, "invalid_api_key", "authentication_error"),
+        ),
+        (
+            &[JSON, key(NARROW)],
+            &good,
+            (403, "model_not_allowed", "permission_error"),
+        ),
+        (
+            &[JSON],
+            r#"{"priority":1}"#,
+            (403, "admin_required", "permission_error"),
+        ),
+        (
+            &[JSON],
+            UNKNOWN,
+            (404, "model_not_found", "not_found_error"),
+        ),
+        (&[JSON], &long, (413, "body_too_large", "request_too_large")),
+        (&[], &good, (415, "unsupported_media_type", request)),
+    ];
+    for (headers, body, expected) in cases {
+        on_both(&gate, headers, body.as_bytes(), expected).await;
+    }
+    unknown_paths_and_methods(&gate).await;
+    assert_eq!(server.model_calls().len(), 0);
     assert_eq!(gate.post(CHAT, &ask()).await.status, 200);
     assert_eq!(gate.rows(1).await.len(), 1, "refusals leave no row");
 }

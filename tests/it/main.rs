@@ -15,6 +15,7 @@ mod life;
 mod models;
 mod noise;
 mod paths;
+mod privacy;
 mod raw;
 mod routes;
 mod tidy;

@@ -125,7 +125,7 @@ async fn models_of_an_upstream_that_does_not_answer_come_within_a_second() {
         let started = Instant::now();
         let reply = get(gate, "/v1/models").await;
         assert!(
-            started.elapsed() < Duration::from_millis(1000),
+            started.elapsed() < Duration::from_secs(1),
             "{:?}",
             started.elapsed()
         );

@@ -23,7 +23,7 @@ impl Noise {
 
     /// Random bytes, or a good call with random bytes in it, cut somewhere.
     fn bytes(&mut self) -> Vec<u8> {
-        let mut bytes = if self.next() % 2 == 0 {
+        let mut bytes = if self.next().is_multiple_of(2) {
             CALL.as_bytes().to_vec()
         } else {
             Vec::new()

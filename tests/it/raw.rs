@@ -43,7 +43,7 @@ pub async fn said(addr: SocketAddr, bytes: &[u8], ends: bool, limit: Duration) -
     let mut read = Vec::new();
     let both = async {
         // A reset after the answer is an end too.
-        let (_, _) = tokio::join!(write, reading.read_to_end(&mut read));
+        let ((), _) = tokio::join!(write, reading.read_to_end(&mut read));
     };
     timeout(limit, both).await.ok()?;
     Some(read)

@@ -176,7 +176,7 @@ impl Wire {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer)).await;
         let count = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         self.unread.extend_from_slice(&buffer[..count]);
