@@ -1,5 +1,7 @@
 //! The composition root: builds the parts, owns every task, and ends them in order.
 
+mod neighbour;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -97,7 +99,7 @@ impl App {
         let mut listeners = vec![(listener, Surface::All)];
         if let Some(port) = config.metrics_port {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-            listeners.push((bind(address)?, Surface::Metrics));
+            listeners.push((bind(address, "METRICS_PORT").await?, Surface::Metrics));
         }
         let servers = TaskTracker::new();
         for (listener, surface) in listeners {
@@ -132,7 +134,7 @@ impl App {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = SocketAddr::new(config.host, config.port);
     // Before anything else: whoever asks for a taken port learns it at once.
-    let listener = bind(address)?;
+    let listener = bind(address, "PORT").await?;
     let shutdown = signals()?;
     let app = App::build(config).await?;
     let bound = listener.local_addr().unwrap_or(address);
@@ -148,18 +150,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Binds, and says what to do if another program is there.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    server::bind(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "port {} is in use; start on another with PORT={} tollgate serve",
-            address.port(),
-            address.port().wrapping_add(2).max(1024)
-        ),
-        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
-    })
+async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
+    match server::bind(address) {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            anyhow::bail!(neighbour::describe(address, variable).await)
+        }
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot listen on {address}"))),
+    }
 }
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,

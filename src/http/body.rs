@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Response};
-use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -36,14 +35,6 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed_unsync()
-}
-
-/// Takes the body away that a `HEAD` is not sent, and keeps its length.
-pub fn leave_out(answer: &mut Answer) {
-    let body = std::mem::replace(answer.body_mut(), full(""));
-    if let Some(length) = body.size_hint().exact() {
-        answer.headers_mut().insert(CONTENT_LENGTH, length.into());
-    }
 }
 
 /// Bounds one body and all bodies together.

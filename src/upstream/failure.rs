@@ -128,7 +128,11 @@ pub fn context_refusal(body: &[u8]) -> Refusal {
         |(text, _)| text,
     );
     let code = Code::ContextLengthExceeded.as_str();
-    let object = serde_json::json!({"error": {"message": text, "type": "invalid_request_error", "param": null, "code": code}});
+    let mut object = serde_json::json!({"error": {"message": text, "type": "invalid_request_error", "param": null, "code": code}});
+    let is_anthropic = serde_json::from_slice::<Value>(body).is_ok_and(|b| b["type"] == "error");
+    if is_anthropic {
+        object["type"] = "error".into();
+    }
     Refusal {
         status: StatusCode::BAD_REQUEST,
         headers: json_headers(),

@@ -2,8 +2,21 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod answers;
+mod bad_input;
+mod bad_wire;
 mod check;
+mod codes;
+mod end;
+mod expect;
 mod fakes;
 mod harness;
+mod life;
+mod models;
+mod noise;
+mod paths;
+mod privacy;
+mod raw;
+mod routes;
 mod tidy;
 mod walk;
