@@ -169,8 +169,8 @@ impl Drop for Admission {
         record.finished_at = record.started_at + elapsed;
         record.attempts = self.progress.attempts.load(Ordering::Relaxed);
         record.wait_ms = self.progress.wait_ms.load(Ordering::Relaxed);
-        record.served_model = self.progress.served_model.get().cloned();
-        if let Some(target) = self.progress.target.get() {
+        record.served_model = self.progress.served_model();
+        if let Some(target) = self.progress.target() {
             target.url().clone_into(&mut record.upstream);
         }
         self.gateway

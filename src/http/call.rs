@@ -97,7 +97,7 @@ pub fn parse(
                 .ok_or_else(|| wrong_type("model", "a string"))?,
         ),
     };
-    let stream = flag(object.present("stream"), "stream")?.unwrap_or(false);
+    let stream = flag(object.present("stream"), "stream")?.unwrap_or(false) && endpoint.streams();
     let asked = asked(endpoint, &object)?;
     Ok(Request {
         endpoint,

@@ -88,13 +88,14 @@ impl Relay {
             body, target, busy, ..
         } = exchange;
         let mut relay = Self::new(admission, terms, Phase::Over, view);
-        let is_empty = body.is_end_stream();
+        // A stream without a single event is no answer; a body without a byte may be one.
+        let is_complete = !is_stream && body.is_end_stream();
         relay.phase = Phase::Passing(Passing {
             body,
             target,
             _busy: busy,
         });
-        if is_empty {
+        if is_complete {
             relay.close(End::Proper);
         }
         relay.into_body()
@@ -152,14 +153,15 @@ impl Relay {
                 }
                 Phase::Waiting(pending) => tokio::select! {
                     biased;
-                    answer = pending => Event::Answer(answer),
                     () = self.terms.cut.cancelled() => Event::Cut,
+                    answer = pending => Event::Answer(answer),
                     () = sleep_until(comment_at) => Event::Silence,
                 },
                 Phase::Passing(passing) => tokio::select! {
+                    // An upstream that never pauses must not outlive the drain.
                     biased;
-                    frame = passing.body.frame() => Event::Frame(frame),
                     () = self.terms.cut.cancelled() => Event::Cut,
+                    frame = passing.body.frame() => Event::Frame(frame),
                     () = sleep_until(give_up_at) => Event::Idle,
                     () = sleep_until(comment_at), if is_stream => Event::Silence,
                 },
@@ -231,11 +233,8 @@ impl Relay {
             )),
             Ok(Answer::Refusal(refusal)) => {
                 self.admission.end(Outcome::Complete, Some(refusal.code));
-                self.out.push_back(
-                    [b"data: ", refusal.body.trim_ascii(), b"\n\n"]
-                        .concat()
-                        .into(),
-                );
+                let event = reply::refusal_event(&refusal.body, self.terms.endpoint.api());
+                self.out.push_back(event.into());
                 self.phase = Phase::Over;
             }
             Err(error) => self.fail_in_stream(&error),

@@ -126,6 +126,24 @@ pub fn error_event(error: &Error, api: Api) -> String {
     }
 }
 
+/// An upstream's refusal, whose body holds an error object, inside a stream that has begun.
+#[must_use]
+pub fn refusal_event(body: &[u8], api: Api) -> String {
+    let object: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &object["error"];
+    match api {
+        Api::Messages => {
+            let object = json!({"type": "error", "error": {"type": error["type"], "message": error["message"]}});
+            format!("event: error\ndata: {object}\n\n")
+        }
+        Api::Responses => {
+            let object = json!({"type": "error", "code": error["code"], "message": error["message"], "param": error["param"], "sequence_number": 0});
+            format!("event: error\ndata: {object}\n\n")
+        }
+        Api::Choices | Api::Opaque => format!("data: {object}\n\n"),
+    }
+}
+
 fn openai(error: &Error, status: StatusCode, code: &Value) -> Value {
     json!({"message": error.message(), "type": kind(status), "param": error.field(), "code": code})
 }

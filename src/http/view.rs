@@ -79,11 +79,7 @@ impl View {
         else {
             return End::Proper;
         };
-        let rest = splitter.finish();
-        if !rest.is_empty() {
-            stream.event(rest, scratch);
-        }
-        stream.finish(scratch);
+        stream.finish(&splitter.finish(), scratch);
         out.extend(scratch.drain(..));
         stream.end()
     }
@@ -94,7 +90,7 @@ impl View {
             stream, scratch, ..
         } = self
         {
-            stream.finish(scratch);
+            stream.release(scratch);
             out.extend(scratch.drain(..));
         }
     }

@@ -23,6 +23,8 @@ pub struct Choices {
     /// brings the fingerprint that belongs here. It follows at once.
     held: Option<Held>,
     fingerprint: Option<Bytes>,
+    /// Whether usage runs along: it stood on the first chunk already. `None` before that chunk.
+    runs: Option<bool>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -57,6 +59,7 @@ impl Choices {
             seen: BTreeMap::new(),
             held: None,
             fingerprint,
+            runs: None,
         }
     }
 
@@ -68,7 +71,7 @@ impl Choices {
         out: &mut Vec<Bytes>,
     ) -> Verdict {
         if event[span.clone()].trim_ascii() == b"[DONE]" {
-            self.release(None, out);
+            self.release(out);
             if !self.all_finished() {
                 return Verdict::end(End::Improper);
             }
@@ -77,12 +80,12 @@ impl Choices {
         }
         let Some(chunk) = Chunk::read(&event, span) else {
             // No JSON object: what it means is between the client and the upstream.
-            self.release(None, out);
+            self.release(out);
             out.push(event);
-            return Verdict::PASS;
+            return Verdict::OPEN;
         };
         if let Some(end) = chunk.error_end(&event) {
-            self.release(None, out);
+            self.release(out);
             if end == End::UpstreamError {
                 out.push(event);
             }
@@ -102,29 +105,30 @@ impl Choices {
             .clone()
             .filter(|span| !is_empty(&event, span.clone()))
         else {
-            self.release(self.fingerprint.clone(), out);
-            if self.asked.usage || chunk.usage.is_none() {
-                out.push(event);
+            self.release(out);
+            match &chunk.usage {
+                // The chunk that is there for the usage alone.
+                Some(_) if usage.is_some() && !self.asked.usage => {}
+                Some(member) if !self.asked.usage => out.push(without(&event, member)),
+                _ => out.push(event),
             }
-            return Verdict {
-                usage,
-                ..Verdict::PASS
-            };
+            return Verdict::usage(usage);
         };
-        self.release(None, out);
+        self.release(out);
+        self.runs.get_or_insert(usage.is_some());
         let finishes = self.note(&event, choices, usage);
         self.show(event, chunk, finishes, out);
-        Verdict::PASS
+        Verdict::OPEN
     }
 
-    /// Sends the chunk that was held back, with the fingerprint of the usage chunk or else the one
-    /// that the upstream is known to send.
-    pub(super) fn release(&mut self, fingerprint: Option<Bytes>, out: &mut Vec<Bytes>) {
+    /// Sends the chunk that was held back, with the fingerprint that this stream showed by now, or
+    /// else the one that the upstream is known to send.
+    pub(super) fn release(&mut self, out: &mut Vec<Bytes>) {
         let Some(held) = self.held.take() else { return };
-        match fingerprint.or_else(|| self.fingerprint.clone()) {
-            Some(value) => out.push(insert(&held, &value)),
-            None => out.push(held.event),
-        }
+        out.push(match &self.fingerprint {
+            Some(value) => insert(&held, value),
+            None => held.event,
+        });
     }
 
     /// Whether every choice seen has ended with a known reason, and there was one.
@@ -181,42 +185,25 @@ impl Choices {
 
     /// Hands the chunk on as the client would have had it.
     fn show(&mut self, event: Bytes, chunk: Chunk, finishes: bool, out: &mut Vec<Bytes>) {
-        let Some(usage) = chunk
-            .usage
-            .filter(|_| !(self.asked.usage && self.asked.continuous))
-        else {
-            return self.hold_or_show(
-                event,
-                chunk.end,
-                finishes && chunk.fingerprint.is_none(),
-                out,
-            );
+        let Some(usage) = chunk.usage.filter(|usage| !self.shows(&event, usage)) else {
+            let holds = finishes && chunk.fingerprint.is_none();
+            return self.hold_or_show(event, chunk.end, holds, out);
         };
-        if self.asked.usage && event[usage.value.clone()] == *b"null" {
-            // OpenAI's own way where usage was asked for: null on every chunk.
-            return out.push(event);
-        }
-        let gone = removal(&event, &usage);
-        let mut text = BytesMut::with_capacity(event.len());
-        text.extend_from_slice(&event[..gone.start]);
-        text.extend_from_slice(&event[gone.end..]);
-        let end = chunk.end - gone.len();
-        self.hold_or_show(
-            text.freeze(),
-            end,
-            finishes && chunk.fingerprint.is_none(),
-            out,
-        );
+        let end = chunk.end - removal(&event, &usage).len();
+        let holds = finishes && chunk.fingerprint.is_none();
+        self.hold_or_show(without(&event, &usage), end, holds, out);
     }
 
-    fn hold_or_show(
-        &mut self,
-        event: Bytes,
-        insert_at: usize,
-        finishes: bool,
-        out: &mut Vec<Bytes>,
-    ) {
-        if finishes && !self.asked.usage {
+    /// Whether the client asked for the usage that stands on a chunk with choices: all of it, or
+    /// what does not run along. That is null on every chunk, which is OpenAI's own way, or the final
+    /// usage on the last chunk, where some servers put it.
+    fn shows(&self, event: &[u8], usage: &Member) -> bool {
+        let runs = self.runs == Some(true) && event[usage.value.clone()] != *b"null";
+        self.asked.usage && (self.asked.continuous || !runs)
+    }
+
+    fn hold_or_show(&mut self, event: Bytes, insert_at: usize, holds: bool, out: &mut Vec<Bytes>) {
+        if holds && !self.asked.usage {
             self.held = Some(Held { event, insert_at });
         } else {
             out.push(event);
@@ -258,7 +245,7 @@ fn is_empty(text: &[u8], choices: Range<usize>) -> bool {
     elements(text, choices).is_none_or(|mut walk| walk.next_element().is_none())
 }
 
-/// Index and `finish_reason` (null is none) of a choice.
+/// Index and `finish_reason` (null is none, and so is an empty string) of a choice.
 fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usize>>)> {
     let mut walk = members(text, span)?;
     let (mut index, mut reason) = (0, None);
@@ -271,7 +258,8 @@ fn read_choice(text: &[u8], span: Range<usize>) -> Option<(u64, Option<Range<usi
                     .ok()?;
             }
             b"finish_reason" => {
-                reason = Some(member.value).filter(|span| text[span.clone()] != *b"null");
+                reason = Some(member.value)
+                    .filter(|span| !matches!(&text[span.clone()], b"null" | b"\"\""));
             }
             _ => {}
         }
@@ -290,6 +278,15 @@ fn is_known(reason: &[u8]) -> bool {
             | b"\"tool_calls\""
             | b"\"function_call\""
     )
+}
+
+/// The event without one of its members.
+fn without(event: &Bytes, member: &Member) -> Bytes {
+    let gone = removal(event, member);
+    let mut text = BytesMut::with_capacity(event.len());
+    text.extend_from_slice(&event[..gone.start]);
+    text.extend_from_slice(&event[gone.end..]);
+    text.freeze()
 }
 
 fn insert(held: &Held, fingerprint: &[u8]) -> Bytes {

@@ -66,6 +66,20 @@ impl Endpoint {
         }
     }
 
+    /// Whether `stream` means anything to it.
+    #[must_use]
+    pub const fn streams(self) -> bool {
+        matches!(
+            self,
+            Self::ChatCompletions
+                | Self::Completions
+                | Self::Responses
+                | Self::Messages
+                | Self::Transcriptions
+                | Self::Translations
+        )
+    }
+
     /// The body is a form with a file instead of JSON.
     #[must_use]
     pub const fn takes_form(self) -> bool {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::stream::Api;
 use crate::error::{Code, Error};
 
 /// An upstream's refusal in the form the client gets it.
@@ -47,12 +48,8 @@ pub fn is_refused(error: &reqwest::Error) -> bool {
     error.is_timeout()
 }
 
-/// What the client is told when a call got no answer.
+/// What the client is told when a call was sent and got no answer.
 pub fn describe(error: reqwest::Error) -> Error {
-    if error.is_connect() {
-        return Error::new(Code::UpstreamUnreachable, "the model server cannot be reached; its operator should check that it runs and that VLLM_ENDPOINT is right")
-            .because(error.without_url());
-    }
     Error::new(
         Code::UpstreamError,
         "the model server broke the connection before it answered",
@@ -122,17 +119,17 @@ pub fn error_text(body: &[u8]) -> Option<(String, Option<String>)> {
 
 /// A prompt that is too long, in the shape that lets clients shorten their conversation. The
 /// upstream's text is kept.
-pub fn context_refusal(body: &[u8]) -> Refusal {
+pub fn context_refusal(body: &[u8], api: Api) -> Refusal {
     let text = error_text(body).map_or_else(
         || "the prompt is longer than the model's context".to_owned(),
         |(text, _)| text,
     );
     let code = Code::ContextLengthExceeded.as_str();
-    let mut object = serde_json::json!({"error": {"message": text, "type": "invalid_request_error", "param": null, "code": code}});
-    let is_anthropic = serde_json::from_slice::<Value>(body).is_ok_and(|b| b["type"] == "error");
-    if is_anthropic {
-        object["type"] = "error".into();
-    }
+    let kind = "invalid_request_error";
+    let object = match api {
+        Api::Messages => json!({"type": "error", "error": {"type": kind, "message": text}}),
+        _ => json!({"error": {"message": text, "type": kind, "param": null, "code": code}}),
+    };
     Refusal {
         status: StatusCode::BAD_REQUEST,
         headers: json_headers(),

@@ -1,6 +1,6 @@
 //! Fits the asked output into the model's context. OpenCode asks for 32000 tokens when its user
 //! configured no limit, and a model of that size refuses it. The prompt's size comes from the
-//! upstream's `/tokenize` alone; bytes only tell when it is worth asking.
+//! upstream's own counting routes alone; bytes only tell when it is worth asking.
 
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub enum Fit {
 
 #[derive(Deserialize)]
 struct Counted {
+    #[serde(alias = "input_tokens")]
     count: u64,
     max_model_len: Option<u64>,
 }
@@ -39,14 +40,7 @@ pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
     let Some((_, asked)) = asked_output(request) else {
         return false;
     };
-    let card = match request.model.as_deref() {
-        Some(model) => known.card(model).or_else(|| known.only_model()),
-        None => known.only_model(),
-    };
-    let Some(context) = card.and_then(|card| card.max_model_len) else {
-        return false;
-    };
-    let Payload::Json(object) = &request.payload else {
+    let (Payload::Json(object), Some(context)) = (&request.payload, context(request, known)) else {
         return false;
     };
     asked
@@ -55,15 +49,25 @@ pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
         > context
 }
 
+/// The context of the model that goes upstream, which may have an alias.
+fn context(request: &Request, known: &Knowledge) -> Option<u64> {
+    let Payload::Json(object) = &request.payload else {
+        return None;
+    };
+    let model = object.string("model");
+    let card = model.and_then(|model| known.card(&model));
+    card.or_else(|| known.only_model())?.max_model_len
+}
+
 /// Counts the prompt and lowers the asked output to what is left beside it.
-pub async fn lower(client: &Client, url: &str, request: &mut Request) -> Fit {
+pub async fn lower(client: &Client, url: &str, request: &mut Request, known: &Knowledge) -> Fit {
     let Some((limit, asked)) = asked_output(request) else {
         return Fit::Unknown;
     };
     let Some(counted) = count(client, url, request).await else {
         return Fit::Unknown;
     };
-    let Some(context) = counted.max_model_len else {
+    let Some(context) = counted.max_model_len.or_else(|| context(request, known)) else {
         return Fit::Unknown;
     };
     let room = context.saturating_sub(counted.count);
@@ -80,20 +84,23 @@ pub async fn lower(client: &Client, url: &str, request: &mut Request) -> Fit {
 }
 
 /// Takes the bound on the output away, where the upstream cannot count and a chat may do without.
+/// Tells whether there was one.
 pub fn drop_limit(request: &mut Request) -> bool {
     let (Endpoint::ChatCompletions, Payload::Json(object)) =
         (request.endpoint, &mut request.payload)
     else {
         return false;
     };
-    for limit in Endpoint::ChatCompletions.output_limits() {
+    let limits = Endpoint::ChatCompletions.output_limits();
+    let is_there = limits.iter().any(|limit| object.present(limit).is_some());
+    for limit in limits {
         object.remove(limit);
     }
-    true
+    is_there
 }
 
 /// The member that bounds the output, and its value.
-fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
+pub fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
     let Payload::Json(object) = &request.payload else {
         return None;
     };
@@ -109,10 +116,10 @@ async fn count(client: &Client, url: &str, request: &Request) -> Option<Counted>
     let Payload::Json(object) = &request.payload else {
         return None;
     };
-    let question = tokenize_body(request.endpoint, object)?;
+    let (route, question) = question(request.endpoint, object)?;
     let mut asking = client
         .http
-        .post(format!("{url}/tokenize"))
+        .post(format!("{url}{}", route.path()))
         .header(http::header::CONTENT_TYPE, "application/json");
     if let Some(key) = &client.api_key {
         asking = asking.header(http::header::AUTHORIZATION, key.expose().clone());
@@ -128,25 +135,33 @@ async fn count(client: &Client, url: &str, request: &Request) -> Option<Counted>
     }
 }
 
-/// The part of a request that makes its prompt, as `/tokenize` takes it. Prompts that are lists,
-/// and the other APIs, it cannot count.
-fn tokenize_body(endpoint: Endpoint, object: &Object) -> Option<bytes::Bytes> {
-    let members: &[&str] = match endpoint {
-        Endpoint::ChatCompletions => &[
-            "model",
-            "messages",
-            "tools",
-            "chat_template",
-            "chat_template_kwargs",
-            "add_generation_prompt",
-            "continue_final_message",
-            "add_special_tokens",
-            "mm_processor_kwargs",
-        ],
-        Endpoint::Completions if object.get("prompt")?.starts_with('"') => {
-            &["model", "prompt", "add_special_tokens"]
-        }
+/// The route that counts a request's prompt, and the part of the request that makes it. Prompts that
+/// are lists, and responses, no route can count.
+fn question(endpoint: Endpoint, object: &Object) -> Option<(Endpoint, bytes::Bytes)> {
+    let (route, members): (Endpoint, &[&str]) = match endpoint {
+        Endpoint::ChatCompletions => (
+            Endpoint::Tokenize,
+            &[
+                "model",
+                "messages",
+                "tools",
+                "chat_template",
+                "chat_template_kwargs",
+                "add_generation_prompt",
+                "continue_final_message",
+                "add_special_tokens",
+                "mm_processor_kwargs",
+            ],
+        ),
+        Endpoint::Completions if object.get("prompt")?.starts_with('"') => (
+            Endpoint::Tokenize,
+            &["model", "prompt", "add_special_tokens"],
+        ),
+        Endpoint::Messages => (
+            Endpoint::CountTokens,
+            &["model", "messages", "system", "tools", "tool_choice"],
+        ),
         _ => return None,
     };
-    Some(object.only(members))
+    Some((route, object.only(members)))
 }

@@ -2,7 +2,7 @@
 //! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::failure::{self, Refusal, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence};
-use super::target::{Busy, Target};
+use super::target::{Busy, Target, lock};
 use super::{Asked, Endpoint, Object, Upstream, read_bounded};
 use crate::error::{Code, Error};
 
@@ -53,9 +53,20 @@ pub struct Progress {
     pub attempts: AtomicU32,
     /// Time spent waiting for a target to come up, in milliseconds.
     pub wait_ms: AtomicU64,
-    /// The model id sent upstream.
-    pub served_model: OnceLock<String>,
-    pub target: OnceLock<Arc<Target>>,
+    served_model: Mutex<Option<String>>,
+    target: Mutex<Option<Arc<Target>>>,
+}
+
+impl Progress {
+    /// The model id sent upstream, if it is known.
+    pub fn served_model(&self) -> Option<String> {
+        lock(&self.served_model).clone()
+    }
+
+    /// The target that was tried last.
+    pub fn target(&self) -> Option<Arc<Target>> {
+        lock(&self.target).clone()
+    }
 }
 
 /// What a call came back with.
@@ -88,41 +99,38 @@ impl Upstream {
         let mut pause = RETRY_FIRST;
         let waiting_since = Instant::now();
         loop {
-            let target = self.pick();
-            progress.target.get_or_init(|| target.clone());
-            match self.attempt(&mut request, &target, progress).await {
-                Ok(answer) => return answer,
-                Err(Refused(error)) => {
-                    if !target.note_refusal(self.limits.cold_start_wait) {
-                        return Err(self.gave_up(waiting_since.elapsed(), error));
-                    }
+            let mut may_wait = false;
+            let mut cause = None;
+            for target in self.in_turn() {
+                *lock(&progress.target) = Some(target.clone());
+                let refused = match self.attempt(&mut request, &target, progress).await {
+                    Ok(answer) => return answer,
+                    Err(refused) => refused,
+                };
+                if refused.may_be_starting {
+                    may_wait |= target.note_refusal(self.limits.cold_start_wait);
+                } else {
+                    target.note_unreachable();
                 }
+                cause = refused.cause.or(cause);
             }
-            if self
-                .targets
-                .iter()
-                .all(|target| !target.state().takes_calls())
-            {
-                sleep(pause).await;
-                pause = (pause * 2).min(RETRY_MOST);
+            if !may_wait {
+                return Err(self.gave_up(waiting_since.elapsed(), cause));
             }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MOST);
             let waited = u64::try_from(waiting_since.elapsed().as_millis()).unwrap_or(u64::MAX);
             progress.wait_ms.store(waited, Ordering::Relaxed);
         }
     }
 
-    /// The least busy of those that stand best.
-    fn pick(&self) -> Arc<Target> {
-        let mut targets = self.targets.iter();
-        // Configuration guarantees one.
-        let mut best = targets.next().unwrap_or(&self.targets[0]);
-        for target in targets {
-            if (target.state().rank(), target.in_flight()) < (best.state().rank(), best.in_flight())
-            {
-                best = target;
-            }
-        }
-        best.clone()
+    /// Every target, in the order in which a call tries them: the least busy first, equals in turn.
+    fn in_turn(&self) -> Vec<Arc<Target>> {
+        let mut targets = self.targets.clone();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len().max(1);
+        targets.rotate_left(first);
+        targets.sort_by_cached_key(|target| (target.turn(), target.in_flight()));
+        targets
     }
 
     async fn attempt(
@@ -133,7 +141,12 @@ impl Upstream {
     ) -> Result<Result<Answer, Error>, Refused> {
         let knowledge = match target.learn(&self.client).await {
             Ok(knowledge) => knowledge,
-            Err(Silence::Refused) => return Err(Refused(None)),
+            Err(Silence::Refused) => {
+                return Err(Refused {
+                    cause: None,
+                    may_be_starting: true,
+                });
+            }
             Err(Silence::Other) => target.knowledge(),
         };
         let knowledge = self.with_model(request, target, knowledge).await;
@@ -142,9 +155,7 @@ impl Upstream {
             Err(error) => return Ok(Err(error)),
         };
         request.prepare(served.as_deref(), &knowledge);
-        if let Some(model) = served {
-            let _ = progress.served_model.set(model);
-        }
+        *lock(&progress.served_model) = served;
         self.send_fitting(request, target, &knowledge, progress)
             .await
     }
@@ -193,8 +204,10 @@ impl Upstream {
         progress: &Progress,
     ) -> Result<Result<Answer, Error>, Refused> {
         if fit::may_exceed(request, known) {
-            fit::lower(&self.client, target.url(), request).await;
+            fit::lower(&self.client, target.url(), request, known).await;
         }
+        let api = request.endpoint.api();
+        let too_long = |body: &[u8]| failure::context_refusal(body, api);
         for is_second in [false, true] {
             let (status, headers, body) = match self.send(request, target, progress).await? {
                 Ok(Answer::Refusal(Refusal {
@@ -207,16 +220,19 @@ impl Upstream {
             };
             match failure::too_long(status, &body) {
                 Some(TooLong::Together) if !is_second => {
-                    let is_lower = match fit::lower(&self.client, target.url(), request).await {
-                        Fit::Lowered => true,
-                        Fit::Unknown => fit::drop_limit(request),
-                        Fit::Fits | Fit::PromptTooLong => false,
-                    };
-                    if !is_lower {
-                        return Ok(Ok(Answer::Refusal(failure::context_refusal(&body))));
+                    match fit::lower(&self.client, target.url(), request, known).await {
+                        Fit::Lowered => {}
+                        Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
+                        // Not the prompt is too long: the upstream's own words say what is.
+                        Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
+                            return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal));
+                        }
+                        Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
+                            return Ok(Ok(Answer::Refusal(too_long(&body))));
+                        }
                     }
                 }
-                Some(_) => return Ok(Ok(Answer::Refusal(failure::context_refusal(&body)))),
+                Some(_) => return Ok(Ok(Answer::Refusal(too_long(&body)))),
                 None => return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal)),
             }
         }
@@ -249,9 +265,13 @@ impl Upstream {
         progress.attempts.fetch_add(1, Ordering::Relaxed);
         let answer = match timeout(head_limit, outgoing.send()).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if failure::is_refused(&error) => {
+            Ok(Err(error)) if error.is_connect() => {
                 progress.attempts.fetch_sub(1, Ordering::Relaxed);
-                return Err(Refused(Some(error)));
+                let may_be_starting = failure::is_refused(&error);
+                return Err(Refused {
+                    cause: Some(error),
+                    may_be_starting,
+                });
             }
             Ok(Err(error)) => return Ok(Err(failure::describe(error))),
             Err(_) => {
@@ -290,7 +310,7 @@ impl Upstream {
         if self.waits_end_unreachable || waited < self.limits.cold_start_wait / 2 {
             let error = Error::new(
                 Code::UpstreamUnreachable,
-                "nothing listens where the model server should be; its operator should check that it runs and that VLLM_ENDPOINT is right",
+                "the model server cannot be reached; its operator should check that it runs and that VLLM_ENDPOINT is right",
             );
             return match cause {
                 Some(cause) => error.because(cause.without_url()),
@@ -305,8 +325,12 @@ impl Upstream {
     }
 }
 
-/// The target refused the connection: nothing was sent.
-struct Refused(Option<reqwest::Error>);
+/// The target could not be reached: nothing was sent.
+struct Refused {
+    cause: Option<reqwest::Error>,
+    /// A server that starts refuses connections; one without a name does not start.
+    may_be_starting: bool,
+}
 
 impl Request {
     /// Writes into the body what every call needs: the model's id, and usage on streams.
@@ -315,7 +339,7 @@ impl Request {
             return;
         };
         if let Some(served) = served
-            && self.model.as_deref() != Some(served)
+            && object.string("model").as_deref() != Some(served)
         {
             object.set("model", serde_json::Value::from(served).to_string());
         }
@@ -336,7 +360,7 @@ impl Request {
 }
 
 /// The client's own options, with usage forced on: final usage everywhere, running usage where the
-/// engine is known to have it.
+/// engine may have it.
 fn stream_options(own: Option<&str>, continuous: bool) -> String {
     let text = Bytes::copy_from_slice(own.unwrap_or("{}").as_bytes());
     let Ok(mut options) = Object::parse(text) else {

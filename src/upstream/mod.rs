@@ -13,6 +13,8 @@ mod object;
 mod sse;
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 pub use endpoint::Endpoint;
@@ -29,6 +31,7 @@ pub use tokens::Tokens;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -50,6 +53,8 @@ const LIST_AGE: Duration = Duration::from_secs(10);
 pub struct Upstream {
     client: Client,
     targets: Vec<Arc<Target>>,
+    /// Which target comes first among equals; counts up with each call.
+    turn: AtomicUsize,
     aliases: BTreeMap<String, String>,
     limits: Limits,
     /// A call that waits in vain for a server on this machine says that it cannot be reached; any
@@ -102,6 +107,7 @@ impl Upstream {
         Ok(Self {
             client: Client { http, api_key },
             targets,
+            turn: AtomicUsize::new(0),
             aliases: config.aliases.clone(),
             limits: limits.clone(),
             waits_end_unreachable: all_here && !on_cloud_run,

@@ -72,13 +72,14 @@ impl Object {
         serde_json::from_str(self.get(key)?).ok()
     }
 
-    /// Puts a JSON text in the place of a member, or adds it.
+    /// Puts a JSON text in the place of a member, wherever and however often it stands, or adds it.
     pub fn set(&mut self, key: &str, json: String) {
+        let place = self.members.iter().position(|(name, _)| name == key);
+        self.remove(key);
         self.edited = true;
-        match self.members.iter_mut().find(|(name, _)| name == key) {
-            Some((_, value)) => *value = Value::Set(json),
-            None => self.members.push((key.to_owned(), Value::Set(json))),
-        }
+        let place = place.unwrap_or(self.members.len());
+        self.members
+            .insert(place, (key.to_owned(), Value::Set(json)));
     }
 
     /// Takes a member out.
@@ -214,9 +215,11 @@ mod tests {
         assert_eq!(empty.to_bytes(), "{}");
         empty.set("a", "1".to_owned());
         assert_eq!(empty.to_bytes(), r#"{"a":1}"#);
-        let twice = object(r#"{"model":"a","model":"b","s":null}"#);
+        let mut twice = object(r#"{"model":"a","model":"b","s":null}"#);
         assert!(twice.repeats("model") && !twice.repeats("s"));
         assert!(twice.get("s").is_some() && twice.present("s").is_none());
+        twice.set("model", "\"c\"".to_owned());
+        assert_eq!(twice.to_bytes(), r#"{"model":"c","s":null}"#);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub struct Splitter {
     joined: BytesMut,
     /// Everything before this position holds no end of an event.
     line_start: usize,
+    /// Everything between `line_start` and this position holds no end of a line: a long line that
+    /// comes in many pieces is searched once.
+    searched: usize,
 }
 
 impl Splitter {
@@ -38,21 +41,24 @@ impl Splitter {
             } else {
                 &self.joined
             };
-            let rest = &text[self.line_start..];
-            let newline = memchr2(b'\n', b'\r', rest)?;
-            let width = match (rest[newline], rest.get(newline + 1)) {
+            let from = self.line_start.max(self.searched);
+            let Some(offset) = memchr2(b'\n', b'\r', &text[from..]) else {
+                self.searched = text.len();
+                return None;
+            };
+            let newline = from + offset;
+            self.searched = newline;
+            let width = match (text[newline], text.get(newline + 1)) {
                 (b'\n', _) => 1,
                 (_, Some(b'\n')) => 2,
                 (_, Some(_)) => 1,
                 // A carriage return at the very end: a line feed may follow.
                 (_, None) => return None,
             };
-            let end = self.line_start + newline + width;
-            if newline == 0 {
-                self.line_start = 0;
-                return Some(self.take(end));
+            if newline == self.line_start {
+                return Some(self.take(newline + width));
             }
-            self.line_start = end;
+            self.line_start = newline + width;
         }
     }
 
@@ -63,11 +69,12 @@ impl Splitter {
 
     /// What is left at the end of the stream: an event without its blank line, or empty.
     pub fn finish(&mut self) -> Bytes {
-        self.line_start = 0;
         self.take(self.waiting_bytes())
     }
 
     fn take(&mut self, end: usize) -> Bytes {
+        self.line_start = 0;
+        self.searched = 0;
         if self.joined.is_empty() {
             self.piece.split_to(end)
         } else {

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 
 use super::chat::Choices;
 use super::json::members;
@@ -66,22 +67,20 @@ enum Kind {
 pub(super) struct Verdict {
     pub(super) end: End,
     pub(super) usage: Option<Tokens>,
-    /// Whether the client sees the event.
-    pub(super) pass: bool,
 }
 
 impl Verdict {
-    pub(super) const PASS: Self = Self {
-        end: End::Open,
-        usage: None,
-        pass: true,
-    };
+    /// Nothing: the stream goes on.
+    pub(super) const OPEN: Self = Self::end(End::Open);
 
     pub(super) const fn end(end: End) -> Self {
+        Self { end, usage: None }
+    }
+
+    pub(super) const fn usage(usage: Option<Tokens>) -> Self {
         Self {
-            end,
-            usage: None,
-            pass: true,
+            end: End::Open,
+            usage,
         }
     }
 }
@@ -128,15 +127,25 @@ impl Stream {
         };
         self.end = verdict.end;
         self.final_usage = verdict.usage.or(self.final_usage);
-        if verdict.pass {
-            out.push(text);
+        out.push(text);
+    }
+
+    /// Nothing more will come: what was held back goes out.
+    pub fn release(&mut self, out: &mut Vec<Bytes>) {
+        if let Kind::Choices(choices) = &mut self.kind {
+            choices.release(out);
         }
     }
 
-    /// The upstream ended its body: what was held back goes out.
-    pub fn finish(&mut self, out: &mut Vec<Bytes>) {
-        if let Kind::Choices(choices) = &mut self.kind {
-            choices.release(None, out);
+    /// The upstream ended its body in order, with `rest` after the last whole event. If that says
+    /// something it counts as an event that lacks but its blank line; half an event is dropped, for
+    /// what follows it would be read as its other half.
+    pub fn finish(&mut self, rest: &[u8], out: &mut Vec<Bytes>) {
+        if says_something(rest) {
+            self.event([rest.trim_ascii_end(), b"\n\n"].concat().into(), out);
+        }
+        self.release(out);
+        if let Kind::Choices(choices) = &self.kind {
             if self.end == End::Open && choices.all_finished() {
                 // A missing `[DONE]` harms nobody once every choice has its finish_reason.
                 self.end = End::Proper;
@@ -190,6 +199,18 @@ impl Stream {
     }
 }
 
+/// Whether an event holds `[DONE]` or a whole JSON text.
+fn says_something(event: &[u8]) -> bool {
+    let whole = |text: &[u8]| {
+        text.trim_ascii() == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(text).is_ok()
+    };
+    match data(event) {
+        Data::Line(span) => whole(&event[span]),
+        Data::Joined(joined) => whole(&joined),
+        Data::None => false,
+    }
+}
+
 /// An event with several data lines, written as one: JSON does not mind its line feeds, so the
 /// client reads the same.
 fn one_line(event: &[u8], joined: &[u8]) -> (Bytes, Range<usize>) {
@@ -210,7 +231,7 @@ fn one_line(event: &[u8], joined: &[u8]) -> (Bytes, Range<usize>) {
 
 fn judge_response(text: &[u8], span: Range<usize>) -> Verdict {
     let Some(found) = find(text, span, [b"type", b"response", b"error"]) else {
-        return Verdict::PASS;
+        return Verdict::OPEN;
     };
     let [kind, response, error] = found;
     let kind = kind.map_or(&b""[..], |span| &text[span]);
@@ -227,18 +248,17 @@ fn judge_response(text: &[u8], span: Range<usize>) -> Verdict {
             Verdict {
                 end,
                 usage: usage.and_then(|span| Tokens::parse(&text[span])),
-                pass: true,
             }
         }
         b"\"error\"" => Verdict::end(End::UpstreamError),
         b"" if is_object(text, error.as_ref()) => Verdict::end(End::UpstreamError),
-        _ => Verdict::PASS,
+        _ => Verdict::OPEN,
     }
 }
 
 fn judge_message(text: &[u8], span: Range<usize>, so_far: Option<Tokens>) -> Verdict {
     let Some([kind, message, usage]) = find(text, span, [b"type", b"message", b"usage"]) else {
-        return Verdict::PASS;
+        return Verdict::OPEN;
     };
     let tokens = |span: Option<Range<usize>>| span.and_then(|span| Tokens::parse(&text[span]));
     match kind.map_or(&b""[..], |span| &text[span]) {
@@ -246,24 +266,18 @@ fn judge_message(text: &[u8], span: Range<usize>, so_far: Option<Tokens>) -> Ver
             let usage = message
                 .and_then(|span| find(text, span, [b"usage"]))
                 .and_then(|[usage]| usage);
-            Verdict {
-                usage: tokens(usage),
-                ..Verdict::PASS
-            }
+            Verdict::usage(tokens(usage))
         }
         b"\"message_delta\"" => {
             // Anthropic's own delta counts the output alone; the input came with the start.
             let delta = usage.and_then(|span| {
                 Tokens::parse(&text[span.clone()]).or_else(|| output_only(&text[span], so_far))
             });
-            Verdict {
-                usage: delta,
-                ..Verdict::PASS
-            }
+            Verdict::usage(delta)
         }
         b"\"message_stop\"" => Verdict::end(End::Proper),
         b"\"error\"" => Verdict::end(End::UpstreamError),
-        _ => Verdict::PASS,
+        _ => Verdict::OPEN,
     }
 }
 
@@ -278,15 +292,12 @@ fn output_only(usage: &[u8], so_far: Option<Tokens>) -> Option<Tokens> {
 
 fn judge_opaque(text: &[u8], span: Range<usize>) -> Verdict {
     let Some([usage, error]) = find(text, span, [b"usage", b"error"]) else {
-        return Verdict::PASS;
+        return Verdict::OPEN;
     };
     if is_object(text, error.as_ref()) {
         return Verdict::end(End::UpstreamError);
     }
-    Verdict {
-        usage: usage.and_then(|span| Tokens::parse(&text[span])),
-        ..Verdict::PASS
-    }
+    Verdict::usage(usage.and_then(|span| Tokens::parse(&text[span])))
 }
 
 fn is_object(text: &[u8], span: Option<&Range<usize>>) -> bool {

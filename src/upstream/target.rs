@@ -15,6 +15,20 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// A list that lacks what a call needs is asked anew at most this often.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// A target that could not be reached is tried again by one call after this time, while others take
+/// the rest.
+const AVOIDED: Duration = Duration::from_secs(10);
+
+/// Whether a call should go to a target before it goes to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    /// It could not be reached a while ago, and this call finds out whether it can now.
+    Retry,
+    Usual,
+    /// It could not be reached a moment ago.
+    Last,
+}
+
 /// How a target stands, learnt from the calls themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -38,27 +52,14 @@ impl State {
             Self::Down => "down",
         }
     }
-
-    /// Whether a call is worth sending before others were tried.
-    pub(super) const fn takes_calls(self) -> bool {
-        matches!(self, Self::Unknown | Self::Ready)
-    }
-
-    /// Best first.
-    pub(super) const fn rank(self) -> u8 {
-        match self {
-            Self::Ready => 0,
-            Self::Unknown => 1,
-            Self::Starting(_) => 2,
-            Self::Down => 3,
-        }
-    }
 }
 
 /// A model server behind one base URL.
 pub struct Target {
     url: String,
     state: Mutex<State>,
+    /// When it could not be reached, or when that was last put to the test.
+    unreached: Mutex<Option<Instant>>,
     knowledge: Mutex<Arc<Knowledge>>,
     /// Held while the target is asked, so that it is asked once however many wait.
     asking: tokio::sync::Mutex<()>,
@@ -81,6 +82,7 @@ impl Target {
         Self {
             url,
             state: Mutex::new(State::Unknown),
+            unreached: Mutex::default(),
             knowledge: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
@@ -127,8 +129,27 @@ impl Target {
         }
     }
 
+    /// When a call's turn comes to try this target.
+    pub(super) fn turn(&self) -> Turn {
+        let mut unreached = lock(&self.unreached);
+        match *unreached {
+            None => Turn::Usual,
+            Some(at) if at.elapsed() < AVOIDED => Turn::Last,
+            Some(_) => {
+                *unreached = Some(Instant::now());
+                Turn::Retry
+            }
+        }
+    }
+
+    /// It cannot be reached, and waiting does not help: no such name, no trust.
+    pub(super) fn note_unreachable(&self) {
+        *lock(&self.unreached) = Some(Instant::now());
+    }
+
     /// It answered something.
     pub(super) fn note_answer(&self) {
+        *lock(&self.unreached) = None;
         let mut state = lock(&self.state);
         if *state != State::Ready {
             tracing::info!(
@@ -142,6 +163,7 @@ impl Target {
 
     /// It refused a connection. Tells whether the call may wait for it.
     pub(super) fn note_refusal(&self, limit: Duration) -> bool {
+        self.note_unreachable();
         let mut state = lock(&self.state);
         let since = match *state {
             State::Down => return false,
@@ -230,6 +252,6 @@ impl Target {
 }
 
 /// The data behind these locks is whole after every statement, so a panic elsewhere spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

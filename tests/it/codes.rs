@@ -127,7 +127,7 @@ async fn what_the_caller_did_wrong_has_a_code() {
 
 #[tokio::test]
 async fn an_upstream_that_is_not_there_has_a_code() {
-    let server = ModelServer::refusing(Settings::default()).await;
+    let server = ModelServer::refusing(Settings::default());
     let soon = [("COLD_START_WAIT_SECONDS", "1")];
     let mut gate = Gate::with(&server.url(), &soon).await;
     refusal(&gate.post(CHAT, &ask()).await, 502, "upstream_unreachable");

@@ -119,7 +119,7 @@ async fn private_models_need_a_key() {
 #[tokio::test]
 async fn models_of_an_upstream_that_does_not_answer_come_within_a_second() {
     let aliases = ["llm-user-managed", "opencode-llm"];
-    let mut server = ModelServer::refusing(Settings::default()).await;
+    let mut server = ModelServer::refusing(Settings::default());
     let gate = Gate::with(&server.url(), &[]).await;
     let list = async |gate: &Gate| {
         let started = Instant::now();

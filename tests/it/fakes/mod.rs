@@ -2,5 +2,6 @@
 
 pub mod golden;
 pub mod model_server;
+pub mod raw;
 mod tests;
 pub mod wire;

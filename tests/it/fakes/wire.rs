@@ -92,6 +92,11 @@ impl Wire {
         self.socket.write_all(&bytes).await
     }
 
+    /// Sends bytes as they are.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes).await
+    }
+
     /// Reads the head of an answer.
     pub async fn head(&mut self) -> io::Result<Head> {
         let text = self.until(b"\r\n\r\n").await?;
