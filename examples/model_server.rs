@@ -10,6 +10,7 @@
     dead_code,
     unused_imports,
     clippy::expect_used,
+    clippy::disallowed_methods,
     clippy::panic,
     reason = "written for tests, which use all of it and want to fail loudly"
 )]
@@ -22,14 +23,16 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use model_server::{Behaviour, Dialect, ModelServer, Settings};
 
+const DIRECTIVES: &str = "\
+A directive anywhere in the last user message orders how the call is answered, such as
+[[tokens=100 delay_ms=50]] or [[status=503 body=\"queue full\"]]. Known: tokens, text,
+head_delay_ms, delay_ms, finish, cached, no_usage, crlf, comments, split, call, agent, status, body,
+content_type, retry_after, hang_up, mute, cut_after, end_after, mute_after, error_after,
+garbage_after, huge, no_done.";
+
 /// A scripted stand-in for a model server. It speaks vLLM's HTTP dialect and runs no model.
-///
-/// A directive anywhere in the last user message orders how the call is answered, such as
-/// `[[tokens=100 delay_ms=50]]`. Known: tokens, text, head_delay_ms, delay_ms, finish, cached,
-/// no_usage, crlf, comments, split, call, agent, status, body, content_type, retry_after, hang_up,
-/// mute, cut_after, end_after, mute_after, error_after, garbage_after, huge, no_done.
 #[derive(Parser)]
-#[command(name = "model_server", verbatim_doc_comment)]
+#[command(name = "model_server", after_help = DIRECTIVES)]
 struct Flags {
     /// Port on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8001)]

@@ -1,5 +1,7 @@
 //! The composition root: builds the parts, owns every task, and ends them in order.
 
+mod neighbour;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::KeyRing;
 use crate::config::Config;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
-use crate::server::{self, Settings};
+use crate::server::{self, Settings, Shutdown};
 use crate::telemetry::log::RefusalLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -87,7 +89,7 @@ impl App {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let Self { gateway, config } = self;
-        let stop = CancellationToken::new();
+        let ending = Shutdown::default();
         let tasks = TaskTracker::new();
         let settings = Settings {
             h2c: config.h2c,
@@ -97,7 +99,7 @@ impl App {
         let mut listeners = vec![(listener, Surface::All)];
         if let Some(port) = config.metrics_port {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-            listeners.push((bind(address)?, Surface::Metrics));
+            listeners.push((bind(address, "METRICS_PORT").await?, Surface::Metrics));
         }
         let servers = TaskTracker::new();
         for (listener, surface) in listeners {
@@ -108,7 +110,7 @@ impl App {
                 service,
                 settings.clone(),
                 metrics,
-                stop.clone(),
+                ending.clone(),
             ));
         }
         servers.close();
@@ -117,7 +119,7 @@ impl App {
         let written = writing.clone();
         tasks.spawn(async move { written.run_until_cancelled(ledger.run()).await });
         shutdown.await;
-        drain(&gateway, &stop, &servers, config.limits.drain).await;
+        drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
         tasks.close();
         tasks.wait().await;
@@ -132,7 +134,7 @@ impl App {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = SocketAddr::new(config.host, config.port);
     // Before anything else: whoever asks for a taken port learns it at once.
-    let listener = bind(address)?;
+    let listener = bind(address, "PORT").await?;
     let shutdown = signals()?;
     let app = App::build(config).await?;
     let bound = listener.local_addr().unwrap_or(address);
@@ -148,35 +150,26 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Binds, and says what to do if another program is there.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    server::bind(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "port {} is in use; start on another with PORT={} tollgate serve",
-            address.port(),
-            address.port().wrapping_add(2).max(1024)
-        ),
-        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
-    })
+async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
+    match server::bind(address) {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            anyhow::bail!(neighbour::describe(address, variable).await)
+        }
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot listen on {address}"))),
+    }
 }
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,
 /// is cut; rows go to the sink in what time remains.
-async fn drain(
-    gateway: &Gateway,
-    stop: &CancellationToken,
-    servers: &TaskTracker,
-    limit: Duration,
-) {
+async fn drain(gateway: &Gateway, ending: &Shutdown, servers: &TaskTracker, limit: Duration) {
     let began = Instant::now();
     tracing::info!(
         in_flight = gateway.metrics.in_flight(),
         limit_s = limit.as_secs(),
         "shutting down"
     );
-    stop.cancel();
+    ending.stop.cancel();
     let cut_at = began + limit.saturating_sub(SETTLE_TIME);
     if timeout_at(cut_at, servers.wait()).await.is_err() {
         tracing::warn!(
@@ -187,8 +180,10 @@ async fn drain(
         if timeout(CUT_TIME.min(limit), servers.wait()).await.is_err() {
             tracing::warn!(
                 in_flight = gateway.metrics.in_flight(),
-                "clients that do not read are left behind"
+                "closing on clients that do not read"
             );
+            ending.kill.cancel();
+            servers.wait().await;
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());

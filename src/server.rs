@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Request;
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use crate::http::Answer;
 use crate::telemetry::metrics::Metrics;
 use guard::Guarded;
 
@@ -55,6 +54,15 @@ pub struct Settings {
     pub max_connections: usize,
 }
 
+/// How serving ends: first in order, then at once.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// No new connections; what is under way ends.
+    pub stop: CancellationToken,
+    /// What is under way is dropped.
+    pub kill: CancellationToken,
+}
+
 /// Binds a listener.
 ///
 /// # Errors
@@ -72,19 +80,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `stop`, then lets what is under way end. The future is over when every connection
-/// is; whoever awaits it decides how long that may take.
-pub async fn serve<S>(
+/// Serves until `shutdown.stop`, then lets what is under way end. The future is over when every
+/// connection is; whoever awaits it decides when to kill those that are not.
+pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     settings: Settings,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    shutdown: Shutdown,
 ) where
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
@@ -92,7 +101,7 @@ pub async fn serve<S>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = shutdown.stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((socket, place)) = accepted else {
@@ -105,9 +114,10 @@ pub async fn serve<S>(
             graceful.watcher(),
         );
         let metrics = metrics.clone();
+        let kill = shutdown.kill.clone();
         connections.spawn(async move {
             metrics.connection_opened();
-            serving.await;
+            kill.run_until_cancelled_owned(serving).await;
             metrics.connection_closed();
             drop(place);
         });
@@ -139,16 +149,17 @@ async fn accept(
     }
 }
 
-async fn connection<S>(
+async fn connection<S, B>(
     socket: TcpStream,
     service: S,
     settings: Settings,
     watcher: hyper_util::server::graceful::Watcher,
 ) where
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     // Without it small events wait for the acknowledgement of those before them.
     let _ = socket.set_nodelay(true);

@@ -31,6 +31,7 @@ pub struct Caller {
     pub request_id: String,
     pub client_request_id: Option<String>,
     pub client: Option<String>,
+    pub trace: Option<String>,
     pub started: Instant,
     pub started_at: SystemTime,
 }
@@ -80,6 +81,7 @@ impl Admission {
             request_bytes: wide(request_bytes),
             response_bytes: 0,
             client: caller.client,
+            trace: caller.trace,
             labels: principal.entry.labels.clone(),
         };
         Ok(Self {
@@ -174,14 +176,14 @@ impl Drop for Admission {
         self.gateway
             .metrics
             .settled(&record, &self.gateway.model_label(&record));
-        self.gateway.ledger.settle(record);
+        self.gateway.ledger.settle(&record);
     }
 }
 
 async fn take_slot(slots: Arc<tokio::sync::Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
     match tokio::time::timeout(SLOT_LIMIT, slots.acquire_owned()).await {
         Ok(Ok(slot)) => Ok(slot),
-        _ => Err(Error::new(Code::RateLimitExceeded, "this key has as many calls in flight as it may have at once on this instance; rate limit of its own")
+        _ => Err(Error::new(Code::RateLimitExceeded, "this key has as many calls in flight as it may have at once; wait for one of them to end")
             .retry_after(Duration::from_secs(5))),
     }
 }

@@ -25,8 +25,9 @@ pub type Answer = Response<Body>;
 const PACE_BYTES: usize = 4096 * 30;
 const PACE_WINDOW: Duration = Duration::from_secs(30);
 /// What is read and thrown away of a refused request, so that closing does not reset the
-/// connection before the client has read why.
-const DRAIN_BYTES: usize = 1024 * 1024;
+/// connection before the client has read why. Node's fetch reports a broken connection instead of
+/// the answer whenever bytes of the body are left, so the time is what bounds it.
+const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A body from bytes.

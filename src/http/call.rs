@@ -36,8 +36,9 @@ const ACTED_ON: [&str; 15] = [
 /// `unsupported_media_type`.
 pub fn check_type(endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Error> {
     if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|encoding| encoding != "identity")
     {
         return Err(Error::new(
             Code::UnsupportedMediaType,
@@ -172,6 +173,16 @@ fn asked(endpoint: Endpoint, object: &Object) -> Result<Asked, Error> {
     };
     let options = Object::parse(Bytes::copy_from_slice(options.as_bytes()))
         .map_err(|_| wrong_type("stream_options", "an object"))?;
+    if ["include_usage", "continuous_usage_stats"]
+        .iter()
+        .any(|name| options.repeats(name))
+    {
+        return Err(Error::new(
+            Code::InvalidRequest,
+            "a member of stream_options stands twice in the request",
+        )
+        .param("stream_options"));
+    }
     let usage = flag(options.present("include_usage"), "stream_options")?.unwrap_or(false);
     let continuous =
         flag(options.present("continuous_usage_stats"), "stream_options")?.unwrap_or(false);
@@ -260,4 +271,15 @@ pub fn client_request_id(headers: &HeaderMap) -> Option<String> {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     is_kept.then(|| id.to_owned())
+}
+
+/// The id of the trace that the request belongs to, by W3C's header or Google's older one.
+pub fn trace(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let id = match text("traceparent") {
+        Some(parent) => parent.split('-').nth(1)?,
+        None => text("x-cloud-trace-context")?.split('/').next()?,
+    };
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| id.to_owned())
 }

@@ -22,6 +22,8 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::header::ALLOW;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
@@ -88,60 +90,13 @@ async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incomi
         call::client_request_id(request.headers()).and_then(|id| HeaderValue::try_from(id).ok());
     let origin = request.headers().get(http::header::ORIGIN).cloned();
     let is_head = request.method() == Method::HEAD;
-    let found = match *request.method() {
-        Method::OPTIONS => Found::Nothing,
-        _ => route::find(request.method(), request.uri().path()),
+    let found = find(surface, &request);
+    let name = match &found {
+        Found::Route(route) => route.name(),
+        Found::WrongMethod(_) | Found::Nothing => "other",
     };
-    let name = if let Found::Route(route) = &found {
-        route.name()
-    } else {
-        "other"
-    };
-    let mut answer = dispatch(&gateway, surface, found, request, &request_id).await;
-    let headers = answer.headers_mut();
-    if let Some(origin) = origin {
-        gateway.cors.mark(&origin, headers);
-    }
-    headers.insert(REQUEST_ID, request_id);
-    if let Some(id) = client_id {
-        headers.insert(CLIENT_REQUEST_ID, id);
-    }
-    gateway.metrics.answered(name, answer.status().as_u16());
-    if is_head {
-        *answer.body_mut() = body::full("");
-    }
-    answer
-}
-
-async fn dispatch(
-    gateway: &Arc<Gateway>,
-    surface: Surface,
-    found: Found,
-    request: Request<Incoming>,
-    request_id: &HeaderValue,
-) -> Answer {
-    let api = if let Found::Route(Route::Call(endpoint)) = &found {
-        endpoint.api()
-    } else {
-        Api::Opaque
-    };
-    let name = if let Found::Route(route) = &found {
-        route.name()
-    } else {
-        "other"
-    };
-    let outcome = match found {
-        Found::Route(route) if surface == Surface::All || ops::is_for_scrapers(&route) => {
-            to_route(gateway, surface, route, request, request_id).await
-        }
-        Found::WrongMethod(allow) => return reply::wrong_method(allow),
-        _ if request.method() == Method::OPTIONS => match route::allowed(request.uri().path()) {
-            Some(allow) => return gateway.cors.preflight(request.headers(), allow),
-            None => Err(nothing_here()),
-        },
-        _ => Err(nothing_here()),
-    };
-    outcome.unwrap_or_else(|error| {
+    let outcome = dispatch(&gateway, surface, &found, request, &request_id).await;
+    let mut answer = outcome.unwrap_or_else(|error| {
         gateway.metrics.refused(error.code());
         gateway.refusals.write(&Refusal {
             code: error.code(),
@@ -150,18 +105,85 @@ async fn dispatch(
             request_id: request_id.to_str().unwrap_or_default(),
             cause: &error.cause_chain(),
         });
-        reply::error(&error, api)
-    })
+        reply::error(&error, dialect(&found))
+    });
+    if is_head {
+        reply::keep_head(&mut answer);
+    }
+    let headers = answer.headers_mut();
+    if let Found::WrongMethod(route) = &found {
+        headers.insert(ALLOW, HeaderValue::from_static(route.allow()));
+    }
+    if let Some(origin) = origin {
+        gateway.cors.mark(&origin, headers);
+    }
+    headers.insert(REQUEST_ID, request_id);
+    if let Some(id) = client_id {
+        headers.insert(CLIENT_REQUEST_ID, id);
+    }
+    gateway.metrics.answered(name, answer.status().as_u16());
+    answer
+}
+
+/// The route of a request, as far as this listener has it.
+fn find(surface: Surface, request: &Request<Incoming>) -> Found {
+    match route::find(request.method(), request.uri().path()) {
+        Found::Route(route) | Found::WrongMethod(route)
+            if surface == Surface::Metrics && !ops::is_for_scrapers(&route) =>
+        {
+            Found::Nothing
+        }
+        found => found,
+    }
+}
+
+/// The shape of errors on a route.
+fn dialect(found: &Found) -> Api {
+    match found {
+        Found::Route(Route::Call(endpoint)) | Found::WrongMethod(Route::Call(endpoint)) => {
+            endpoint.api()
+        }
+        _ => Api::Opaque,
+    }
+}
+
+async fn dispatch(
+    gateway: &Arc<Gateway>,
+    surface: Surface,
+    found: &Found,
+    request: Request<Incoming>,
+    request_id: &HeaderValue,
+) -> Result<Answer, Error> {
+    if let Found::Route(Route::Call(endpoint)) = found
+        && request.method() != Method::OPTIONS
+    {
+        return openai::answer(gateway, *endpoint, request, request_id).await;
+    }
+    let (head, body) = request.into_parts();
+    let outcome = match found {
+        Found::Route(route) if head.method == Method::OPTIONS => {
+            Ok(gateway.cors.preflight(&head.headers, route.allow()))
+        }
+        Found::Route(route) => to_route(gateway, surface, route, &head).await,
+        Found::WrongMethod(_) => Err(Error::new(
+            Code::MethodNotAllowed,
+            "this route does not take this method",
+        )),
+        Found::Nothing => Err(nothing_here()),
+    };
+    if outcome.is_err() {
+        body::drain(&head.headers, body).await;
+    }
+    outcome
 }
 
 async fn to_route(
     gateway: &Arc<Gateway>,
     surface: Surface,
-    route: Route,
-    request: Request<Incoming>,
-    request_id: &HeaderValue,
+    route: &Route,
+    head: &Parts,
 ) -> Result<Answer, Error> {
-    let headers = request.headers();
+    let headers = &head.headers;
     match route {
         Route::Root => Ok(ops::root()),
         Route::Health => Ok(ops::health()),
@@ -178,12 +200,13 @@ async fn to_route(
         }
         Route::Model(id) => {
             may_list(gateway, headers).await?;
-            models::one(gateway, &id).await
+            models::one(gateway, id).await
         }
-        Route::Call(endpoint) => openai::answer(gateway, endpoint, request, request_id).await,
+        // Taken before, with its body.
+        Route::Call(_) => Err(nothing_here()),
         Route::ReloadKeys => {
             gateway.keys.identify(headers).await?;
-            admin::reload_keys(gateway, request.method()).await
+            admin::reload_keys(gateway, &head.method).await
         }
         Route::AdminKeys => {
             admin_of(gateway, headers).await?;
@@ -266,5 +289,8 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Answer {
         "the gateway failed with an internal error",
     )
     .status(500);
-    reply::error(&error, Api::Opaque)
+    let mut answer = reply::error(&error, Api::Opaque);
+    // The id of the request is lost with its stack.
+    answer.headers_mut().insert(REQUEST_ID, new_request_id());
+    answer
 }

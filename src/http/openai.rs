@@ -46,6 +46,7 @@ pub async fn answer(
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),
         client: call::product(&head.headers),
+        trace: call::trace(&head.headers),
         started,
         started_at,
     };

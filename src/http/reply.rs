@@ -2,9 +2,11 @@
 //! route. Also the small JSON answers.
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -88,20 +90,14 @@ pub fn error(error: &Error, api: Api) -> Answer {
     answer
 }
 
-/// A known path with a wrong method.
-#[must_use]
-pub fn wrong_method(allow: &'static str) -> Answer {
-    let mut answer = error(
-        &Error::new(
-            Code::MethodNotAllowed,
-            "this route does not take this method",
-        ),
-        Api::Opaque,
-    );
-    answer
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(allow));
-    answer
+/// Makes an answer one to `HEAD`: the length stays, the bytes go.
+pub fn keep_head(answer: &mut Answer) {
+    if let Some(length) = answer.body().size_hint().exact() {
+        answer
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *answer.body_mut() = full("");
 }
 
 /// An error inside a stream that has begun. The code is the number that makes clients try again
@@ -153,7 +149,8 @@ fn openai(error: &Error, status: StatusCode, code: &Value) -> Value {
 }
 
 fn anthropic(error: &Error, status: StatusCode) -> Value {
-    json!({"type": anthropic_kind(status), "message": error.message()})
+    // `code` is ours: Anthropic has no word for most of what a gateway refuses.
+    json!({"type": anthropic_kind(status), "message": error.message(), "code": error.code().as_str()})
 }
 
 /// A JSON answer, which nobody may cache.

@@ -28,8 +28,8 @@ pub enum Route {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     Route(Route),
-    /// The path exists for other methods: the value of `Allow`.
-    WrongMethod(&'static str),
+    /// The path exists for other methods.
+    WrongMethod(Route),
     Nothing,
 }
 
@@ -52,7 +52,9 @@ impl Route {
         }
     }
 
-    const fn allow(&self) -> &'static str {
+    /// The methods the route takes: the value of `Allow`.
+    #[must_use]
+    pub const fn allow(&self) -> &'static str {
         match self {
             Self::Call(_) => "POST, OPTIONS",
             Self::ReloadKeys => "GET, HEAD, POST, OPTIONS",
@@ -68,19 +70,13 @@ impl Route {
     }
 }
 
-/// The methods a path answers, for a preflight; `None` where there is nothing.
-#[must_use]
-pub fn allowed(path: &str) -> Option<&'static str> {
-    route(path).map(|route| route.allow())
-}
-
 /// Finds the route of a request.
 #[must_use]
 pub fn find(method: &Method, path: &str) -> Found {
     match route(path) {
         None => Found::Nothing,
         Some(route) if route.takes(method) => Found::Route(route),
-        Some(route) => Found::WrongMethod(route.allow()),
+        Some(route) => Found::WrongMethod(route),
     }
 }
 
@@ -250,12 +246,16 @@ mod tests {
 
     #[test]
     fn wrong_methods_name_the_right_ones() {
-        assert_eq!(
-            get("/v1/chat/completions"),
-            Found::WrongMethod("POST, OPTIONS")
-        );
-        assert_eq!(post("/health"), Found::WrongMethod("GET, HEAD, OPTIONS"));
+        let chat = Route::Call(Endpoint::ChatCompletions);
+        assert_eq!(chat.allow(), "POST, OPTIONS");
+        assert_eq!(get("/v1/chat/completions"), Found::WrongMethod(chat));
+        assert_eq!(Route::Health.allow(), "GET, HEAD, OPTIONS");
+        assert_eq!(post("/health"), Found::WrongMethod(Route::Health));
         assert_eq!(find(&Method::HEAD, "/health"), Found::Route(Route::Health));
+        assert_eq!(
+            find(&Method::OPTIONS, "/health"),
+            Found::Route(Route::Health)
+        );
         assert_eq!(post("/admin/reload-keys"), Found::Route(Route::ReloadKeys));
     }
 }

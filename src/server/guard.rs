@@ -12,14 +12,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tower::{Service, ServiceExt as _, service_fn};
-
-use crate::http::Answer;
 
 /// Remembers whether a request has come over a connection.
 #[derive(Clone, Default)]
@@ -27,15 +25,15 @@ pub struct FirstHead(Arc<AtomicBool>);
 
 impl FirstHead {
     /// The service, noting the request that reaches it.
-    pub fn noted_by<S>(
+    pub fn noted_by<S, B>(
         &self,
         service: S,
-    ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    ) -> impl Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
     + Clone
     + Send
     + 'static
     where
-        S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
             + Clone
             + Send
             + 'static,

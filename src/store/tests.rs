@@ -1,5 +1,7 @@
 //! The embedded database on real files: modes, restarts, other processes, and what comes back.
 
+mod sums;
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -331,83 +333,5 @@ async fn two_processes_write_one_file_and_a_killed_one_loses_nothing() {
     assert_eq!(
         count(&Store::open_read_only(&copy).await.unwrap()).await,
         both
-    );
-}
-
-#[tokio::test]
-async fn sums_are_grouped_ordered_and_cut_at_the_start() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME))
-        .await
-        .unwrap();
-    let team = |name: &str| json!([{"key": "env", "value": "x"}, {"key": "team", "value": name}]);
-    let batch = [
-        row(
-            "1",
-            &json!({"started_at": "2026-11-01T23:59:59.999999Z", "key_name": "b", "labels": team("ml")}),
-        ),
-        row(
-            "2",
-            &json!({"started_at": "2026-11-02T00:00:00.000000Z", "key_name": "a", "labels": team("ml")}),
-        ),
-        row(
-            "3",
-            &json!({"key_name": null, "username": "ann", "model": null, "total_tokens": 500}),
-        ),
-        row(
-            "4",
-            &json!({"key_name": "a", "model": "", "outcome": "client_abort", "status": 499}),
-        ),
-        row(
-            "5",
-            &json!({"key_name": "a", "outcome": "timeout", "error_code": "upstream_timeout"}),
-        ),
-        row("6", &json!({"key_name": "a", "status": 400})),
-        row("7", &json!({"key_name": "a", "outcome": "drained"})),
-    ];
-    store.insert_usage(&batch).await.unwrap();
-
-    let some = |name: &str, requests| (Some(name.to_owned()), requests);
-    assert_eq!(
-        names(&store, Grouping::Key).await,
-        [(None, 1), some("a", 5), some("b", 1)]
-    );
-    assert_eq!(
-        names(&store, Grouping::User).await,
-        [some("ann", 1), (None, 6)]
-    );
-    assert_eq!(
-        names(&store, Grouping::Model).await,
-        [some("vendor/small", 2), some("small", 5)]
-    );
-    assert_eq!(
-        names(&store, Grouping::Day).await,
-        [some("2026-11-01", 1), some("2026-11-02", 6)]
-    );
-    assert_eq!(
-        names(&store, Grouping::Label("team".into())).await,
-        [(None, 5), some("ml", 2)]
-    );
-
-    let second_day = 1_793_577_600_000_000;
-    let since = store.sum_usage(&Grouping::Key, second_day).await.unwrap();
-    let wanted = Totals {
-        name: Some("a".into()),
-        requests: 5,
-        prompt_tokens: 50,
-        cached_tokens: 20,
-        completion_tokens: 10,
-        total_tokens: 60,
-        errors: 3,
-    };
-    assert_eq!(since[1], wanted);
-    assert_eq!(since.len(), 2);
-    assert_eq!(
-        store
-            .sum_usage(&Grouping::Key, second_day + 1)
-            .await
-            .unwrap()[1]
-            .requests,
-        4
     );
 }

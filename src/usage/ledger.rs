@@ -89,17 +89,17 @@ impl Ledger {
 
     /// Writes the row's log line and queues the row. Never waits, never fails; may be called from
     /// `Drop`.
-    pub fn settle(&self, record: UsageRecord) {
-        let row = match self.origin.row(&record) {
+    pub fn settle(&self, record: &UsageRecord) {
+        let row = match self.origin.row(record) {
             Ok(row) => row,
             Err(cause) => {
-                let request_id = record.request_id;
+                let request_id = &record.request_id;
                 tracing::error!(request_id, %cause, "a usage row cannot be written as JSON");
                 self.lock().lost += 1;
                 return;
             }
         };
-        telemetry::log::usage_line(&row);
+        telemetry::log::usage_line(row.as_bytes(), record.trace.as_deref());
         match self.sink {
             Sink::Local(_) => self.enqueue(row),
             // The line is all there is, and it is out.

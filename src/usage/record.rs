@@ -91,6 +91,8 @@ pub struct UsageRecord {
     pub response_bytes: u64,
     /// User-agent product.
     pub client: Option<String>,
+    /// Trace id of the request, 32 hexadecimal digits; for the log line, no column.
+    pub trace: Option<String>,
     /// Labels of the key; the ledger puts the service's before them.
     pub labels: Vec<(String, String)>,
 }

@@ -48,9 +48,13 @@ impl Gate {
     pub async fn with_keys(upstream: &str, settings: &[(&str, &str)], keys: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("keys.json"), keys.to_string()).expect("a keys file");
-        let mut child = command(folder.path(), upstream, settings)
-            .spawn()
-            .expect("the gateway starts");
+        let command = command(folder.path(), upstream, settings);
+        Self::run(folder, command).await
+    }
+
+    /// By a command of its own, in a folder that goes with it.
+    pub async fn run(folder: TempDir, mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the gateway starts");
         let stdout = child.stdout.take().expect("its log");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (tell, mut written) = watch::channel(0);

@@ -2,16 +2,29 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod answers;
+mod bad_input;
+mod bad_wire;
 mod calls;
 mod check;
+mod codes;
 mod counts;
 mod cuts;
+mod end;
+mod expect;
 mod fakes;
 mod fit;
 mod golden;
 mod hangups;
 mod harness;
+mod life;
 mod metering;
+mod models;
+mod noise;
+mod paths;
+mod privacy;
+mod raw;
+mod routes;
 mod starting;
 mod tidy;
 mod usage;

@@ -18,7 +18,7 @@ fn plain() -> Value {
 
 #[tokio::test]
 async fn calls_wait_for_a_server_that_comes_up() {
-    let mut server = ModelServer::refusing(Settings::default()).await;
+    let mut server = ModelServer::refusing(Settings::default());
     let mut gate = Gate::before(&server).await;
     let calls: Vec<Value> = (0..12)
         .map(|at| if at % 2 == 0 { plain() } else { chat() })
@@ -52,7 +52,7 @@ async fn calls_wait_for_a_server_that_comes_up() {
 
 #[tokio::test]
 async fn a_server_that_does_not_come_up_is_said_to_be_out_of_reach_and_is_tried_by_each_call() {
-    let mut server = ModelServer::refusing(Settings::default()).await;
+    let mut server = ModelServer::refusing(Settings::default());
     let mut gate = Gate::with(&server.url(), &[("COLD_START_WAIT_SECONDS", "1")]).await;
     let began = Instant::now();
     let replies = join_all((0..4).map(|_| gate.post(CHAT, &PLAIN))).await;
@@ -192,7 +192,7 @@ async fn several_servers_share_the_load() {
 
 #[tokio::test]
 async fn one_dead_server_of_two_costs_no_call_and_is_used_when_it_is_back() {
-    let mut dead = ModelServer::refusing(Settings::default()).await;
+    let mut dead = ModelServer::refusing(Settings::default());
     let alive = ModelServer::start(Settings::default()).await;
     for urls in [
         format!("{},{}", dead.url(), alive.url()),
@@ -231,8 +231,8 @@ async fn one_dead_server_of_two_costs_no_call_and_is_used_when_it_is_back() {
 async fn of_two_dead_servers_the_one_that_comes_up_is_found() {
     for back in [0, 1] {
         let mut servers = [
-            ModelServer::refusing(Settings::default()).await,
-            ModelServer::refusing(Settings::default()).await,
+            ModelServer::refusing(Settings::default()),
+            ModelServer::refusing(Settings::default()),
         ];
         let urls = servers.each_ref().map(ModelServer::url).join(",");
         let gate = Gate::with(&urls, &[("COLD_START_WAIT_SECONDS", "1")]).await;

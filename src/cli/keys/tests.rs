@@ -318,7 +318,7 @@ async fn entries_that_were_left_out_before_are_named_and_hinder_nothing() {
         "{notes}"
     );
     place.run("revoke bad").await.unwrap();
-    assert!(!place.text().contains("bad"));
+    assert!(!place.text().contains("\"bad\""));
 }
 
 #[tokio::test]

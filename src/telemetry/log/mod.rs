@@ -57,16 +57,16 @@ pub fn init(config: &LogConfig, project: Option<&str>) -> anyhow::Result<()> {
 }
 
 /// Writes the line of one settled call, whatever the log level. `row` is the JSON object of all
-/// columns, without line breaks; it stands under `usage`.
-pub fn usage_line(row: impl AsRef<[u8]>) {
-    let row = row.as_ref();
+/// columns, without line breaks; it stands under `usage`. `trace` is the hexadecimal id of the
+/// request's trace.
+pub fn usage_line(row: &[u8], trace: Option<&str>) {
     let default = Format::default();
     let format = FORMAT.get().unwrap_or(&default);
     line::with_buffer(|buffer| {
         if format.text {
             row::write_text(buffer, row, format.colour);
         } else {
-            row::write_json(buffer, row);
+            row::write_json(buffer, row, format.project.as_deref().zip(trace));
         }
         write_out(buffer);
     });

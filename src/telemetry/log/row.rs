@@ -21,11 +21,16 @@ const SHORT: [&str; 12] = [
     "duration_ms",
 ];
 
-/// All columns under `usage`.
-pub(super) fn write_json(buffer: &mut Vec<u8>, row: &[u8]) {
+/// All columns under `usage`, and the link to the request's trace.
+pub(super) fn write_json(buffer: &mut Vec<u8>, row: &[u8], trace: Option<(&str, &str)>) {
     buffer.extend_from_slice(br#"{"severity":"INFO","message":"usage","time":""#);
     write_time(buffer);
-    buffer.extend_from_slice(br#"","usage":"#);
+    buffer.push(b'"');
+    if let Some((project, id)) = trace {
+        let link = format!(r#","logging.googleapis.com/trace":"projects/{project}/traces/{id}""#);
+        buffer.extend_from_slice(link.as_bytes());
+    }
+    buffer.extend_from_slice(br#","usage":"#);
     buffer.extend_from_slice(row);
     buffer.extend_from_slice(b"}\n");
 }
@@ -60,8 +65,12 @@ mod tests {
     #[test]
     fn a_json_line_holds_the_whole_row() {
         let mut buffer = Vec::new();
-        write_json(&mut buffer, ROW);
+        write_json(&mut buffer, ROW, Some(("p", "abc")));
         let line: Value = serde_json::from_slice(&buffer).unwrap();
+        assert_eq!(
+            line["logging.googleapis.com/trace"],
+            "projects/p/traces/abc"
+        );
         assert_eq!(
             (line["message"].as_str(), line["severity"].as_str()),
             (Some("usage"), Some("INFO"))

@@ -32,6 +32,7 @@ fn record(outcome: Outcome) -> UsageRecord {
         request_bytes: 0,
         response_bytes: 0,
         client: None,
+        trace: None,
         labels: Vec::new(),
     }
 }

@@ -35,7 +35,7 @@ impl Bench {
 
     fn settle(&self, ids: std::ops::Range<usize>) {
         for id in ids {
-            self.ledger.settle(record(&id.to_string()));
+            self.ledger.settle(&record(&id.to_string()));
         }
     }
 
@@ -113,7 +113,7 @@ async fn ten_thousand_rows_from_many_threads_are_written_once_each() {
         let ledger = Arc::clone(&bench.ledger);
         tokio::task::spawn_blocking(move || {
             for id in part * 1000..(part + 1) * 1000 {
-                ledger.settle(record(&id.to_string()));
+                ledger.settle(&record(&id.to_string()));
             }
         })
     });
@@ -267,7 +267,7 @@ async fn a_drained_ledger_opens_again_and_knows_its_rows() {
     assert!(!bench.path.with_extension("db-wal").exists());
     let again = open(&bench.path).await;
     for id in 10..30 {
-        again.settle(record(&id.to_string()));
+        again.settle(&record(&id.to_string()));
     }
     assert_eq!(again.drain(Duration::from_secs(5)).await, 0);
     let count: i64 = sqlx::query("SELECT COUNT(*) FROM usage")
@@ -284,7 +284,7 @@ async fn without_a_table_the_log_line_is_the_write() {
     let path = directory.path().join(crate::store::FILE_NAME);
     for kind in [SinkKind::Stdout, SinkKind::None] {
         let ledger = Ledger::open_sink(kind, &path, origin()).await.unwrap();
-        ledger.settle(record("1"));
+        ledger.settle(&record("1"));
         assert_eq!(
             ledger.stats(),
             LedgerStats {

@@ -76,16 +76,25 @@ impl Wire {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<()> {
-        let mut head = format!("{line} HTTP/1.1\r\nhost: 127.0.0.1\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
+        let length = body.len().to_string();
+        let mut all = vec![("host", "127.0.0.1")];
+        all.extend_from_slice(headers);
         if !body.is_empty() || line.starts_with("POST") {
-            head += &format!("content-length: {}\r\n", body.len());
+            all.push(("content-length", &length));
         }
+        let lines: Vec<String> = all
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let head = format!("{line} HTTP/1.1\r\n{}", lines.concat());
         let mut bytes = (head + "\r\n").into_bytes();
         bytes.extend_from_slice(body);
         self.socket.write_all(&bytes).await
+    }
+
+    /// Sends bytes as they are.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes).await
     }
 
     /// Reads the head of an answer.
@@ -171,11 +180,8 @@ impl Wire {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 16 << 10];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer)).await;
-        let count = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.unread.extend_from_slice(&buffer[..count]);
-        Ok(count)
+        let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.unread)).await;
+        read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 

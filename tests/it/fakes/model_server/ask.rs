@@ -1,8 +1,8 @@
-//! A request's JSON body, checked as vLLM checks it, and turned into a task for the engine: one way
-//! for each API. It knows no answers.
+//! A request's JSON body, checked as vLLM checks it: what all APIs have in common. It knows no
+//! answers.
 
 use http::HeaderMap;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::engine::Task;
 use super::refusal::{Dialect, Refusal};
@@ -19,7 +19,20 @@ pub struct Limits {
     pub refuses_overflow: bool,
 }
 
-type Object = Map<String, Value>;
+/// Fields that need not be there, and what they are where they are.
+const OPTIONAL: [(&str, &str); 8] = [
+    ("model", "string"),
+    ("stream", "boolean"),
+    ("n", "integer"),
+    ("max_tokens", "integer"),
+    ("max_completion_tokens", "integer"),
+    ("max_output_tokens", "integer"),
+    ("tools", "list"),
+    ("temperature", "number"),
+];
+
+/// A JSON object.
+pub type Object = Map<String, Value>;
 
 /// The text in which a prompt may carry directives: what the user said last.
 pub fn last_words(body: &Value) -> String {
@@ -29,8 +42,8 @@ pub fn last_words(body: &Value) -> String {
     if let Some(list) = list {
         let said =
             |item: &&Value| item["role"] == "user" && item["content"][0]["type"] != "tool_result";
-        let last = list.iter().rfind(said);
-        return last
+        let found = list.iter().rfind(said);
+        return found
             .map(|item| tokens::flat(&item["content"]))
             .unwrap_or_default();
     }
@@ -75,16 +88,6 @@ impl Limits {
                 Some(value) => typed(field, wanted, value)?,
             }
         }
-        const OPTIONAL: [(&str, &str); 8] = [
-            ("model", "string"),
-            ("stream", "boolean"),
-            ("n", "integer"),
-            ("max_tokens", "integer"),
-            ("max_completion_tokens", "integer"),
-            ("max_output_tokens", "integer"),
-            ("tools", "list"),
-            ("temperature", "number"),
-        ];
         for (field, wanted) in OPTIONAL {
             match body.get(field) {
                 None | Some(Value::Null) => {}
@@ -113,153 +116,8 @@ impl Limits {
         })
     }
 
-    /// A chat completion's task.
-    pub fn chat(&self, body: &Object) -> Result<Task, Refusal> {
-        self.check(body, &[("messages", "list")])?;
-        let messages = list(body, "messages");
-        if messages.is_empty() {
-            let message = "Cannot apply chat template to an empty conversation. \
-                           Provide at least one message.";
-            return Err(Refusal::Invalid {
-                message: message.into(),
-                param: None,
-            });
-        }
-        let field = ["max_completion_tokens", "max_tokens"];
-        let field = field
-            .into_iter()
-            .find(|field| !body.get(*field).is_none_or(Value::is_null));
-        let mut task = self.task(
-            body,
-            vec![tokens::chat_prompt(None, &messages, body.get("tools"))],
-        )?;
-        task.max_tokens = self.room(body, field.unwrap_or("max_tokens"), &task.prompts, None)?;
-        task.tools = list(body, "tools");
-        task.forced_tool = forced(body.get("tool_choice"), &task.tools, |choice| {
-            choice["function"]["name"].as_str().map(str::to_owned)
-        })?;
-        if body
-            .get("tool_choice")
-            .is_some_and(|choice| choice == "none")
-        {
-            task.tools.clear();
-        }
-        task.messages = messages;
-        Ok(task)
-    }
-
-    /// A text completion's task.
-    pub fn completion(&self, body: &Object) -> Result<Task, Refusal> {
-        self.check(body, &[])?;
-        let prompts: Vec<String> = match body.get("prompt") {
-            Some(Value::String(text)) => vec![text.clone()],
-            Some(Value::Array(items)) if items.iter().all(Value::is_number) => {
-                vec![from_ids(items)]
-            }
-            Some(Value::Array(items)) => items
-                .iter()
-                .map(|item| {
-                    item.as_array()
-                        .map_or_else(|| tokens::flat(item), |ids| from_ids(ids))
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
-        if prompts.iter().all(String::is_empty) {
-            let message = "Either prompt or prompt_embeds must be provided and non-empty. \
-                           (parameter=prompt)";
-            return Err(Refusal::Invalid {
-                message: message.into(),
-                param: Some("prompt"),
-            });
-        }
-        if prompts.len() > 1 && self.dialect == Dialect::Rust {
-            let got = body["prompt"].clone();
-            return Err(Refusal::WrongType {
-                field: "prompt".into(),
-                wanted: "string",
-                got,
-            });
-        }
-        let mut task = self.task(body, prompts)?;
-        task.max_tokens = self.room(body, "max_tokens", &task.prompts, Some(16))?;
-        Ok(task)
-    }
-
-    /// A response's task.
-    pub fn response(&self, body: &Object) -> Result<Task, Refusal> {
-        if !body.contains_key("input") {
-            return Err(Refusal::Missing {
-                field: "input",
-                fields: body.len() + 1,
-            });
-        }
-        self.check(body, &[])?;
-        if let Some(id) = body.get("previous_response_id").and_then(Value::as_str) {
-            let message = format!("Response with id '{id}' not found.");
-            return Err(Refusal::NotFound {
-                message,
-                param: "response_id",
-            });
-        }
-        let messages: Vec<Value> = match &body["input"] {
-            Value::Array(items) => items.iter().map(as_message).collect(),
-            input => vec![json!({"role": "user", "content": input})],
-        };
-        let tools: Vec<Value> = list(body, "tools")
-            .into_iter()
-            .map(|tool| json!({"type": "function", "function": tool}))
-            .collect();
-        let prompt = tokens::chat_prompt(body.get("instructions"), &messages, Some(&json!(tools)));
-        let mut task = self.task(body, vec![prompt])?;
-        task.max_tokens = self.room(body, "max_output_tokens", &task.prompts, None)?;
-        task.forced_tool = forced(body.get("tool_choice"), &tools, |choice| {
-            choice["name"].as_str().map(str::to_owned)
-        })?;
-        task.messages = messages;
-        task.tools = tools;
-        Ok(task)
-    }
-
-    /// A message's task; `counting` when only the tokens are asked for.
-    pub fn message(&self, body: &Object, counting: bool) -> Result<Task, Refusal> {
-        let needs: &[_] = if counting {
-            &[("messages", "list")]
-        } else {
-            &[("messages", "list"), ("max_tokens", "integer")]
-        };
-        self.check(body, needs)?;
-        let messages: Vec<Value> = list(body, "messages")
-            .iter()
-            .flat_map(from_blocks)
-            .collect();
-        let tools: Vec<Value> = list(body, "tools")
-            .into_iter()
-            .map(|tool| {
-                let parameters = tool["input_schema"].clone();
-                json!({"type": "function",
-                       "function": {"name": tool["name"], "parameters": parameters}})
-            })
-            .collect();
-        let prompt = tokens::chat_prompt(body.get("system"), &messages, Some(&json!(tools)));
-        let mut task = self.task(body, vec![prompt])?;
-        if !counting {
-            task.max_tokens = self.room(body, "max_tokens", &task.prompts, None)?;
-        }
-        task.forced_tool = match body
-            .get("tool_choice")
-            .and_then(|choice| choice["type"].as_str())
-        {
-            Some("tool") => body["tool_choice"]["name"].as_str().map(str::to_owned),
-            Some("any") => Some(String::new()),
-            _ => None,
-        };
-        task.messages = messages;
-        task.tools = tools;
-        Ok(task)
-    }
-
-    fn task(&self, body: &Object, prompts: Vec<String>) -> Result<Task, Refusal> {
+    /// A task with what all APIs share.
+    pub fn task(&self, body: &Object, prompts: Vec<String>) -> Result<Task, Refusal> {
         let invalid = |message: String, param| Err(Refusal::Invalid { message, param });
         let streams = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
         if !streams && body.get("stream_options").is_some_and(Value::is_object) {
@@ -297,7 +155,7 @@ impl Limits {
     }
 
     /// Most tokens of the output, for the longest of the prompts.
-    fn room(
+    pub fn room(
         &self,
         body: &Object,
         field: &'static str,
@@ -307,7 +165,7 @@ impl Limits {
         let context = self.context;
         let asked = body.get(field).and_then(Value::as_i64);
         let echoes = body.get("echo").and_then(Value::as_bool).unwrap_or(false);
-        let least = if echoes { 0 } else { 1 };
+        let least = i64::from(!echoes);
         if let Some(value) = asked.filter(|value| *value < least) {
             return Err(Refusal::MaxTokens {
                 field,
@@ -405,75 +263,10 @@ fn known_fields(body: &Object) -> Result<(), Refusal> {
         .map_or(Ok(()), |field| Err(Refusal::UnknownField { field }))
 }
 
-fn list(body: &Object, field: &str) -> Vec<Value> {
+/// A field's items; none if it is no list.
+pub fn list(body: &Object, field: &str) -> Vec<Value> {
     body.get(field)
         .and_then(Value::as_array)
         .cloned()
         .unwrap_or_default()
-}
-
-fn from_ids(items: &[Value]) -> String {
-    let id = |item: &Value| {
-        item.as_u64()
-            .and_then(|id| u32::try_from(id).ok())
-            .unwrap_or(0)
-    };
-    tokens::text(&items.iter().map(id).collect::<Vec<u32>>())
-}
-
-fn forced(
-    choice: Option<&Value>,
-    tools: &[Value],
-    name: impl Fn(&Value) -> Option<String>,
-) -> Result<Option<String>, Refusal> {
-    let forced = match choice {
-        Some(Value::String(word)) if word == "required" => Some(String::new()),
-        Some(choice @ Value::Object(_)) => name(choice),
-        _ => None,
-    };
-    let Some(wanted) = &forced else {
-        return Ok(None);
-    };
-    let message = if tools.is_empty() {
-        "When using `tool_choice`, `tools` must be set. (parameter=tool_choice)"
-    } else if wanted.is_empty()
-        || tools
-            .iter()
-            .any(|tool| tool["function"]["name"] == **wanted)
-    {
-        return Ok(forced);
-    } else {
-        "The tool specified in `tool_choice` does not match any of the specified `tools` \
-         (parameter=tool_choice)"
-    };
-    Err(Refusal::Invalid {
-        message: message.into(),
-        param: Some("tool_choice"),
-    })
-}
-
-/// An item of a response's input as a chat message.
-fn as_message(item: &Value) -> Value {
-    match item["type"].as_str() {
-        Some("function_call_output") => json!({"role": "tool", "content": item["output"]}),
-        Some("function_call") => {
-            json!({"role": "assistant", "content": null, "tool_calls": [item]})
-        }
-        _ => json!({"role": item["role"], "content": item["content"]}),
-    }
-}
-
-/// A message of blocks as chat messages: results of tools become messages of their own.
-fn from_blocks(message: &Value) -> Vec<Value> {
-    let blocks = message["content"].as_array().cloned().unwrap_or_default();
-    let results: Vec<Value> = blocks
-        .iter()
-        .filter(|block| block["type"] == "tool_result")
-        .map(|block| json!({"role": "tool", "content": block["content"]}))
-        .collect();
-    if results.is_empty() {
-        vec![message.clone()]
-    } else {
-        results
-    }
 }

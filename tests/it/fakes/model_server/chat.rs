@@ -8,22 +8,29 @@ use super::plan::{Event, Events};
 use super::refusal::Dialect;
 use super::tokens;
 
+/// Where an answer speaks of usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Usage {
+    Nowhere,
+    /// In plain answers, not in streams.
+    Plain,
+    /// In a stream, after its last token.
+    Last,
+    /// On each event of a stream, and after its last token.
+    Running,
+}
+
 /// What all parts of one answer share.
 pub struct Frame {
     pub dialect: Dialect,
     pub id: String,
     pub created: u64,
     pub model: String,
-    /// Usage after the last token of a stream.
-    pub usage: bool,
-    /// Usage on each event of a stream, too.
-    pub running: bool,
+    pub usage: Usage,
     /// Cached tokens of the prompt, where the server shows them.
     pub cached: Option<u64>,
     /// A tool was forced by its name.
     pub named_tool: bool,
-    /// Speaks of usage nowhere.
-    pub mute_usage: bool,
     /// The prompts to give back before the text (completions with `echo`).
     pub echo: Option<Vec<String>>,
 }
@@ -63,7 +70,7 @@ pub fn chat_events(frame: &Frame, made: &Generation) -> Vec<Event> {
             choice["finish_reason"] = Value::Null;
         }
         let running = running(frame, made.prompt_of(at), 0, true);
-        let mut chunk = chunk(frame, KIND, choice, running);
+        let mut chunk = chunk(frame, KIND, &choice, running);
         if frame.dialect == Dialect::Python {
             chunk.insert("prompt_token_ids".into(), Value::Null);
             chunk.insert("prompt_text".into(), Value::Null);
@@ -75,7 +82,7 @@ pub fn chat_events(frame: &Frame, made: &Generation) -> Vec<Event> {
         for choice in chat_deltas(frame, step) {
             let ends = choice["finish_reason"].is_string();
             let running = running(frame, made.prompt_of(step.choice), step.tokens, true);
-            let mut chunk = chunk(frame, KIND, choice, running);
+            let mut chunk = chunk(frame, KIND, &choice, running);
             stamp(frame, &mut chunk, ends);
             events.data(&Value::Object(chunk));
         }
@@ -148,7 +155,7 @@ pub fn completion_events(frame: &Frame, made: &Generation) -> Vec<Event> {
         for choice in choices {
             let ends = choice["finish_reason"].is_string();
             let running = running(frame, made.prompt_of(step.choice), step.tokens, false);
-            let mut chunk = chunk(frame, "text_completion", choice, running);
+            let mut chunk = chunk(frame, "text_completion", &choice, running);
             stamp(frame, &mut chunk, ends);
             events.data(&Value::Object(chunk));
         }
@@ -262,7 +269,7 @@ fn head(frame: &Frame, kind: &str) -> Map<String, Value> {
     head
 }
 
-fn chunk(frame: &Frame, kind: &str, choice: Value, usage: Option<Value>) -> Map<String, Value> {
+fn chunk(frame: &Frame, kind: &str, choice: &Value, usage: Option<Value>) -> Map<String, Value> {
     let mut chunk = head(frame, kind);
     chunk.insert("choices".into(), json!([choice]));
     if let Some(usage) = usage {
@@ -273,13 +280,13 @@ fn chunk(frame: &Frame, kind: &str, choice: Value, usage: Option<Value>) -> Map<
 
 /// Python's fingerprint stands on the chunk that ends a choice, unless a usage chunk is to come.
 fn stamp(frame: &Frame, chunk: &mut Map<String, Value>, ends: bool) {
-    if ends && frame.dialect == Dialect::Python && !(frame.usage && !frame.mute_usage) {
+    if ends && frame.dialect == Dialect::Python && frame.usage < Usage::Last {
         chunk.insert("system_fingerprint".into(), json!(FINGERPRINT));
     }
 }
 
 fn running(frame: &Frame, prompt: u64, made: u64, chat: bool) -> Option<Value> {
-    if !frame.running || frame.mute_usage || frame.dialect == Dialect::Foreign {
+    if frame.usage < Usage::Running || frame.dialect == Dialect::Foreign {
         return None;
     }
     let mut usage = counts(prompt, made);
@@ -301,7 +308,7 @@ fn rust_details(usage: &mut Value, cached: Option<u64>) {
 }
 
 fn plain_usage(frame: &Frame, made: &Generation) -> Option<Value> {
-    if frame.mute_usage {
+    if frame.usage == Usage::Nowhere {
         return None;
     }
     let mut usage = counts(made.prompt_total(), made.completion_total());
@@ -356,7 +363,7 @@ fn close(frame: &Frame, answer: &mut Map<String, Value>, usage: Option<Value>, n
 
 /// The chunk of usage, if it was asked for, and `[DONE]`.
 fn end(frame: &Frame, kind: &str, made: &Generation, mut events: Events) -> Vec<Event> {
-    if frame.usage && !frame.mute_usage {
+    if frame.usage >= Usage::Last {
         let mut usage = counts(made.prompt_total(), made.completion_total());
         match (frame.dialect, frame.cached) {
             (Dialect::Rust, cached) => rust_details(&mut usage, cached),

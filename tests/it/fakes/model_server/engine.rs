@@ -352,17 +352,17 @@ fn shorten(steps: &mut Vec<Step>, max_tokens: u64) {
         stop: None,
     });
     let shown = steps.last().map_or(0, |step| step.tokens);
-    match steps.last_mut().filter(|_| shown == max_tokens) {
-        Some(step) => step.finish = finish,
-        None => {
-            let grew = max_tokens - shown;
-            steps.push(Step {
-                choice,
-                delta: Delta::Nothing,
-                tokens: max_tokens,
-                grew,
-                finish,
-            });
-        }
+    if let Some(step) = steps.last_mut().filter(|_| shown == max_tokens) {
+        step.finish = finish;
+        return;
     }
+    let grew = max_tokens - shown;
+    let delta = Delta::Nothing;
+    steps.push(Step {
+        choice,
+        delta,
+        tokens: max_tokens,
+        grew,
+        finish,
+    });
 }

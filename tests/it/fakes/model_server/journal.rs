@@ -134,10 +134,8 @@ impl Journal {
                 }
             }
         };
-        match tokio::time::timeout(bound, wait).await {
-            Ok(calls) => calls,
-            Err(_) => panic!("not within {bound:?}; the calls were {:#?}", self.calls()),
-        }
+        let done = tokio::time::timeout(bound, wait).await;
+        done.unwrap_or_else(|_| panic!("not within {bound:?}; the calls were {:#?}", self.calls()))
     }
 
     fn touch(&self) {

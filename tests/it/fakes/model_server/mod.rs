@@ -20,6 +20,7 @@ mod responses;
 mod routes;
 mod serve;
 pub mod sse;
+mod tasks;
 mod tokens;
 
 pub use behaviour::{Answer, Behaviour, Fault};
@@ -126,7 +127,7 @@ impl ModelServer {
     /// # Panics
     /// When the address cannot be bound.
     pub async fn start(settings: Settings) -> Self {
-        let mut server = Self::refusing(settings).await;
+        let mut server = Self::refusing(settings);
         server.resume().await;
         server
     }
@@ -135,9 +136,9 @@ impl ModelServer {
     ///
     /// # Panics
     /// When the address cannot be bound.
-    pub async fn refusing(settings: Settings) -> Self {
+    pub fn refusing(settings: Settings) -> Self {
         // Bound once to learn a free port, and let go again.
-        let probe = serve::bind(settings.addr).await;
+        let probe = serve::bind(settings.addr);
         let addr = probe.local_addr().expect("a bound socket has an address");
         let limits = Limits {
             dialect: settings.dialect,
@@ -172,7 +173,7 @@ impl ModelServer {
     /// When somebody else has taken the port.
     pub async fn resume(&mut self) {
         self.stop().await;
-        let listener = serve::bind(self.addr).await;
+        let listener = serve::bind(self.addr);
         self.running = Some(serve::run(listener, Arc::clone(&self.shared)));
     }
 

@@ -127,10 +127,11 @@ impl Refusal {
     fn kind(&self, dialect: Dialect) -> &'static str {
         match (dialect, self) {
             (Dialect::Python, Self::UnknownModel { .. }) => "NotFoundError",
-            (Dialect::Python, Self::NotFound { .. }) => "invalid_request_error",
+            (Dialect::Python, Self::NotFound { .. }) | (Dialect::Rust | Dialect::Foreign, _) => {
+                "invalid_request_error"
+            }
             (Dialect::Python, _) if self.of_schema() => "Bad Request",
             (Dialect::Python, _) => "BadRequestError",
-            (Dialect::Rust | Dialect::Foreign, _) => "invalid_request_error",
         }
     }
 
@@ -148,14 +149,12 @@ impl Refusal {
     fn param(&self, dialect: Dialect) -> Value {
         match self {
             Self::UnknownModel { .. } => json!("model"),
-            Self::MaxTokens { field, .. } => json!(field),
+            Self::MaxTokens { field, .. } | Self::NotFound { param: field, .. } => json!(field),
             Self::Invalid { param, .. } => json!(param),
-            Self::NotFound { param, .. } => json!(param),
             Self::UnknownField { field } => json!(field),
             _ if dialect != Dialect::Python => Value::Null,
             Self::Malformed { at } => json!(format!("body.{at}")),
-            Self::NotAnObject => json!("body"),
-            Self::Missing { field: "", .. } => json!("body"),
+            Self::NotAnObject | Self::Missing { field: "", .. } => json!("body"),
             Self::Missing { field, .. } => json!(format!("body.{field}")),
             Self::WrongType { field, .. } => json!(format!("body.{field}")),
             Self::Context { .. } => json!("input_tokens"),
@@ -186,6 +185,51 @@ impl Refusal {
     }
 
     fn python(&self) -> String {
+        match self {
+            Self::NoRoute | Self::WrongMethod => String::new(),
+            Self::WrongKey => "Incorrect API key provided.".into(),
+            Self::UnknownModel { model, served } => {
+                format!("The model `{model}` does not exist. Valid aliases: {served}.")
+            }
+            Self::MaxTokens {
+                field,
+                value,
+                context,
+            } if *value > 0 => format!(
+                "{field}={value} cannot be greater than max_model_len={context}. \
+                 Please request fewer output tokens. (parameter={field}, value={value})"
+            ),
+            Self::MaxTokens { field, value, .. } => format!(
+                "{field} must be at least 1, got {value}. (parameter={field}, value={value})"
+            ),
+            // The real one reads a prompt no further than the first token too many.
+            Self::Context { context, .. } => format!(
+                "This model's maximum context length is {context} tokens. However, your prompt \
+                 contains at least {over} input tokens, which exceeds this limit even without any \
+                 output tokens. Please reduce the length of the input prompt. \
+                 (parameter=input_tokens, value={over})",
+                over = context + 1
+            ),
+            Self::Together {
+                context,
+                prompt,
+                asked,
+            } => format!(
+                "This model's maximum context length is {context} tokens. However, you requested \
+                 {} tokens ({prompt} in the messages, {asked} in the completion). Please reduce \
+                 the length of the messages or completion.",
+                prompt + asked
+            ),
+            Self::Invalid { message, .. } | Self::NotFound { message, .. } => message.clone(),
+            Self::UnknownField { field } => {
+                format!("Unrecognized request argument supplied: {field}")
+            }
+            _ => self.of_the_schema(),
+        }
+    }
+
+    /// What the validation of the body says.
+    fn of_the_schema(&self) -> String {
         let schema = |kind: &str, place: &str, text: &str, input: &str| {
             format!(
                 "1 validation error:\n  {{'type': '{kind}', 'loc': '{place}', \
@@ -193,8 +237,6 @@ impl Refusal {
             )
         };
         match self {
-            Self::NoRoute | Self::WrongMethod => String::new(),
-            Self::WrongKey => "Incorrect API key provided.".into(),
             Self::ContentType => {
                 "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
                     .into()
@@ -225,40 +267,7 @@ impl Refusal {
                 let (kind, text) = wrong_type(wanted, &got);
                 schema(kind, &format!("body.{field}"), text, &got)
             }
-            Self::UnknownModel { model, served } => {
-                format!("The model `{model}` does not exist. Valid aliases: {served}.")
-            }
-            Self::MaxTokens {
-                field,
-                value,
-                context,
-            } if *value > 0 => format!(
-                "{field}={value} cannot be greater than max_model_len={context}. \
-                 Please request fewer output tokens. (parameter={field}, value={value})"
-            ),
-            Self::MaxTokens { field, value, .. } => format!(
-                "{field} must be at least 1, got {value}. (parameter={field}, value={value})"
-            ),
-            Self::Context { context, tokens } => format!(
-                "This model's maximum context length is {context} tokens. However, your prompt \
-                 contains {tokens} input tokens, which exceeds this limit even without any output \
-                 tokens. Please reduce the length of the input prompt. \
-                 (parameter=input_tokens, value={tokens})"
-            ),
-            Self::Together {
-                context,
-                prompt,
-                asked,
-            } => format!(
-                "This model's maximum context length is {context} tokens. However, you requested \
-                 {} tokens ({prompt} in the messages, {asked} in the completion). Please reduce \
-                 the length of the messages or completion.",
-                prompt + asked
-            ),
-            Self::Invalid { message, .. } | Self::NotFound { message, .. } => message.clone(),
-            Self::UnknownField { field } => {
-                format!("Unrecognized request argument supplied: {field}")
-            }
+            _ => String::new(),
         }
     }
 }

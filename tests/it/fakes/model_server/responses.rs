@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::chat::Frame;
+use super::chat::{Frame, Usage};
 use super::engine::{Delta, Generation, Whole};
 use super::plan::{Event, Events};
 
@@ -240,7 +240,7 @@ fn object(
     output: &Value,
     made: Option<&Generation>,
 ) -> Value {
-    let usage = made.filter(|_| !frame.mute_usage).map(|made| {
+    let usage = made.filter(|_| frame.usage > Usage::Nowhere).map(|made| {
         let (input, output) = (made.prompt_total(), made.completion_total());
         json!({
             "input_tokens": input,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::ask::{self, Limits};
 use super::behaviour::Behaviour;
-use super::chat::{self, Frame};
+use super::chat::{self, Frame, Usage};
 use super::engine::{self, Task};
 use super::journal::Call;
 use super::plan::Plan;
@@ -213,19 +213,23 @@ fn frame(asked: &Asked<'_>, body: &serde_json::Map<String, Value>, task: &Task) 
         Dialect::Rust => format!("{:08x}", asked.call.number + 1),
         Dialect::Python | Dialect::Foreign => format!("{:016x}", asked.call.number + 1),
     };
+    let usage = match (wants("include_usage"), wants("continuous_usage_stats")) {
+        _ if asked.behaviour.no_usage => Usage::Nowhere,
+        (false, _) => Usage::Plain,
+        (true, false) => Usage::Last,
+        (true, true) => Usage::Running,
+    };
     Frame {
         dialect: asked.limits.dialect,
         id: format!("{name}{}", sent.unwrap_or(&own)),
         created: now(),
         model: asked.limits.model.clone(),
-        usage: wants("include_usage"),
-        running: wants("include_usage") && wants("continuous_usage_stats"),
+        usage,
         cached: asked.behaviour.cached_tokens,
         named_tool: task
             .forced_tool
             .as_ref()
             .is_some_and(|tool| !tool.is_empty()),
-        mute_usage: asked.behaviour.no_usage,
         echo: echoes.then(|| task.prompts.clone()),
     }
 }
@@ -331,12 +335,10 @@ fn metrics(model: &str, calls: &[Call]) -> String {
             ended(|call| call.disconnected_at().is_some()),
         ),
     ];
-    let mut text = String::new();
-    for (name, more, value) in rows {
-        let line = format!("vllm:{name}{{engine=\"0\"{more},model_name=\"{model}\"}} {value}.0\n");
-        text += &line;
-    }
-    text
+    let line = |(name, more, value)| {
+        format!("vllm:{name}{{engine=\"0\"{more},model_name=\"{model}\"}} {value}.0\n")
+    };
+    rows.map(line).concat()
 }
 
 /// Seconds since 1970.

@@ -37,7 +37,7 @@ pub struct Running {
 }
 
 /// Binds, also where a server has just let go.
-pub async fn bind(addr: SocketAddr) -> TcpListener {
+pub fn bind(addr: SocketAddr) -> TcpListener {
     let socket = if addr.is_ipv4() {
         TcpSocket::new_v4()
     } else {
@@ -225,10 +225,9 @@ impl Shared {
             let missing = || Plan::bytes(500, "text/plain", format!("no recording {name}"));
             return (replay.named(name).unwrap_or_else(missing), behaviour);
         }
-        if behaviour.answer.is_none() {
-            if let Some(plan) = self.replay.as_ref().and_then(|replay| replay.find(call)) {
-                return (plan, behaviour);
-            }
+        let replay = self.replay.as_ref().filter(|_| behaviour.answer.is_none());
+        if let Some(plan) = replay.and_then(|replay| replay.find(call)) {
+            return (plan, behaviour);
         }
         let prompt = ask::last_words(&call.json());
         let behaviour = match behaviour.directed_by(&prompt) {

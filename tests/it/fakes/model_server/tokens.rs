@@ -53,23 +53,17 @@ pub fn text(ids: &[u32]) -> String {
 
 /// A chat put through the template: what the model would be given to read.
 pub fn chat_prompt(system: Option<&Value>, messages: &[Value], tools: Option<&Value>) -> String {
-    let mut prompt = String::new();
-    if let Some(tools) = tools.filter(|tools| tools.as_array().is_some_and(|list| !list.is_empty()))
-    {
-        prompt += &format!("<tools>{tools}</tools>\n");
-    }
-    if let Some(system) = system {
-        prompt += &format!("<system>{}\n", flat(system));
-    }
+    let tools = tools.filter(|tools| tools.as_array().is_some_and(|list| !list.is_empty()));
+    let mut prompt = Vec::new();
+    prompt.extend(tools.map(|tools| format!("<tools>{tools}</tools>\n")));
+    prompt.extend(system.map(|system| format!("<system>{}\n", flat(system))));
     for message in messages {
         let role = message["role"].as_str().unwrap_or_default();
-        prompt += &format!("<{role}>{}", flat(&message["content"]));
-        if let Some(calls) = message.get("tool_calls").filter(|calls| calls.is_array()) {
-            prompt += &calls.to_string();
-        }
-        prompt += "\n";
+        let calls = message.get("tool_calls").filter(|calls| calls.is_array());
+        let calls = calls.map_or_else(String::new, Value::to_string);
+        prompt.push(format!("<{role}>{}{calls}\n", flat(&message["content"])));
     }
-    prompt + "<assistant>"
+    prompt.concat() + "<assistant>"
 }
 
 /// Content as one text: a string, parts, blocks, or nothing.

@@ -251,7 +251,7 @@ async fn a_head_and_a_token_take_the_time_they_are_given() {
 
 #[tokio::test]
 async fn a_refused_port_opens_later_and_closes_again() {
-    let mut server = ModelServer::refusing(Settings::default()).await;
+    let mut server = ModelServer::refusing(Settings::default());
     assert!(Wire::connect(server.addr()).await.is_err());
     server.resume().await;
     assert!(server.url().ends_with(&server.addr().port().to_string()));
@@ -285,15 +285,15 @@ async fn an_idle_connection_is_closed_once_it_has_served() {
     })
     .await;
     let mut fresh = Wire::connect(server.addr()).await.expect("a connection");
-    let mut served = Wire::connect(server.addr()).await.expect("a connection");
+    let mut used = Wire::connect(server.addr()).await.expect("a connection");
     for _ in 0..2 {
-        served.send("GET /health", &[], b"").await.expect("sent");
-        assert_eq!(served.reply().await.expect("an answer").status, 200);
+        used.send("GET /health", &[], b"").await.expect("sent");
+        assert_eq!(used.reply().await.expect("an answer").status, 200);
     }
     let calls = server.calls();
     assert_eq!(calls[0].connection, calls[1].connection);
     let begun = Instant::now();
-    assert_eq!(served.closed().await.expect("a proper close"), b"");
+    assert_eq!(used.closed().await.expect("a proper close"), b"");
     assert!(begun.elapsed() < Duration::from_secs(5));
     fresh
         .send("GET /health", &[], b"")

@@ -3,3 +3,4 @@
 mod faults;
 mod replays;
 mod scripts;
+mod shapes;

@@ -1,0 +1,123 @@
+// OpenCode turns through the gateway: a whole agent turn with each way to give the
+// key, and the configurations that the first users of such gateways were told to write.
+//
+//     BASE_URL=http://127.0.0.1:8000/v1 API_KEY=... MODEL=ID node --test turn_test.mjs
+//
+// The model behind the gateway has to call write, bash and read, in this order, and
+// then to say what it read; the tests compare what it called for with what happened.
+
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
+import test from 'node:test';
+import { findBinary, readEvents, runOpencode } from './opencode.mjs';
+
+const { BASE_URL, API_KEY, MODEL } = process.env;
+const PROMPT = process.env.PROMPT ?? 'Write a note about the tide, count its bytes, and read it back.';
+const TIMEOUT_MS = Number(process.env.TURN_TIMEOUT_MS ?? 60_000);
+assert.ok(BASE_URL && API_KEY && MODEL, 'BASE_URL, API_KEY and MODEL have to be set');
+assert.ok(findBinary(), 'no OpenCode binary for this platform: set OPENCODE_BIN');
+
+async function readSeed(name) {
+  return JSON.parse(await readFile(join(import.meta.dirname, 'seeds', name), 'utf8'));
+}
+
+/** Runs one turn and compares every step of it with what the model asked for. */
+async function checkTurn(run) {
+  const result = await runOpencode({ prompt: PROMPT, timeoutMs: TIMEOUT_MS, ...run });
+  try {
+    const { tools, steps, text } = readEvents(result.stdout);
+    const shown = `${result.stdout}\n${result.stderr}`;
+    assert.ok(!result.timedOut, `the turn did not end:\n${shown}`);
+    assert.equal(result.code, 0, shown);
+    assert.deepEqual(tools.map((part) => part.tool), ['write', 'bash', 'read'], shown);
+    for (const { tool, state } of tools) assert.equal(state.status, 'completed', `${tool}:\n${shown}`);
+    const [wrote, , read] = tools.map((part) => part.state);
+    const { filePath, content } = wrote.input;
+    const path = isAbsolute(filePath) ? filePath : join(result.project, filePath);
+    assert.equal(await readFile(path, 'utf8'), content);
+    assert.ok(content.trim() && read.output.includes(content.trim()), read.output);
+    assert.ok(text.includes(content.trim()), `the last text does not tell what was read: ${text}`);
+    assert.deepEqual(steps.map((part) => part.reason), ['tool-calls', 'tool-calls', 'tool-calls', 'stop']);
+    for (const { tokens } of steps) {
+      const asked = tokens.input + tokens.cache.read + tokens.cache.write;
+      assert.ok(asked > 0 && tokens.output > 0, `no usage: ${JSON.stringify(tokens)}`);
+    }
+    assert.deepEqual(result.outside, [], 'OpenCode wanted to leave this machine');
+  } finally {
+    await result.remove();
+  }
+}
+
+function configure(options) {
+  return {
+    $schema: 'https://opencode.ai/config.json',
+    provider: {
+      tollgate: {
+        npm: '@ai-sdk/openai-compatible',
+        name: 'Tollgate',
+        options: { baseURL: BASE_URL, ...options },
+        models: { [MODEL]: { name: MODEL, limit: { context: 32768, output: 4096 } } },
+      },
+    },
+  };
+}
+
+for (const [name, options] of Object.entries({
+  'as Bearer': { apiKey: '{env:TOLLGATE_KEY}' },
+  'as X-API-Key': { headers: { 'X-API-Key': '{env:TOLLGATE_KEY}' } },
+  'as both': { apiKey: '{env:TOLLGATE_KEY}', headers: { 'X-API-Key': '{env:TOLLGATE_KEY}' } },
+})) {
+  test(`a turn with the key ${name}`, () =>
+    checkTurn({
+      config: configure(options),
+      model: `tollgate/${MODEL}`,
+      env: { TOLLGATE_KEY: API_KEY },
+    }));
+}
+
+// Only the address is changed: the provider, the alias, no limit (32000 tokens are asked
+// for), the key where /connect puts it.
+test('the configuration of seed 000', async () => {
+  const config = await readSeed('000.opencode.json');
+  config.provider['llm-user-managed'].options.baseURL = BASE_URL;
+  await checkTurn({
+    config,
+    auth: { 'llm-user-managed': { type: 'api', key: API_KEY } },
+    model: 'llm-user-managed/opencode-llm',
+  });
+});
+
+test('the alias of seed 001', async () => {
+  const config = await readSeed('001.opencode.json');
+  Object.assign(config.provider['llm-user-managed'].options, { baseURL: BASE_URL, apiKey: API_KEY });
+  await checkTurn({ config, model: 'llm-user-managed/llm-user-managed' });
+});
+
+test('the configuration of seed 002', async () => {
+  const config = await readSeed('002.opencode.json');
+  const provider = config.provider['vllm-deepseek'];
+  provider.options.baseURL = BASE_URL;
+  provider.models = { [MODEL]: Object.values(provider.models)[0] };
+  await checkTurn({ config, model: `vllm-deepseek/${MODEL}`, env: { VLLM_API_KEY: API_KEY } });
+});
+
+// Openwork writes the server address that its user typed, often without /v1.
+test('the base URL without its version, as in seed 004', () =>
+  checkTurn({
+    config: configure({ baseURL: BASE_URL.replace(/\/v1\/?$/, ''), apiKey: API_KEY }),
+    model: `tollgate/${MODEL}`,
+  }));
+
+test('a wrong key ends the turn at once with the reason', async () => {
+  const result = await runOpencode({
+    config: configure({ apiKey: 'sk-wrong-but-of-a-plausible-length-0123456789' }),
+    model: `tollgate/${MODEL}`,
+    prompt: PROMPT,
+    timeoutMs: 30_000,
+  });
+  await result.remove();
+  assert.ok(!result.timedOut, `OpenCode went on asking:\n${result.stdout}\n${result.stderr}`);
+  assert.equal(result.code, 1, result.stdout);
+  assert.match(`${result.stdout}${result.stderr}`, /key/i);
+});
