@@ -71,11 +71,11 @@ async fn a_hang_up_reaches_the_model_server_at_once_and_the_row_says_when_it_was
 async fn hang_up(server: &ModelServer, gate: &Gate, body: &Value, moment: Moment) -> Duration {
     server.next(match moment {
         Moment::BeforeHead | Moment::BeforeHeadAfterComments => Behaviour {
-            head_delay: Duration::from_secs(60),
+            head_delay: Duration::from_mins(1),
             ..Behaviour::default()
         },
         // The role comes at once, the first token never.
-        Moment::AfterHead => Behaviour::tokens(9).paced(Duration::from_secs(60)),
+        Moment::AfterHead => Behaviour::tokens(9).paced(Duration::from_mins(1)),
         Moment::InStream => Behaviour::tokens(1000).paced(Duration::from_millis(5)),
     });
     let before = server.model_calls().len();
