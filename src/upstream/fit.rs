@@ -34,9 +34,13 @@ struct Counted {
     max_model_len: Option<u64>,
 }
 
-/// Whether prompt and asked output might be too long together. Bytes bound the prompt from above,
-/// so a `false` is sure.
+/// Whether it is worth counting first: prompt and asked output might be too long together. Bytes
+/// bound the prompt from above.
 pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
+    // Only /tokenize is there for this; messages are counted when they were refused.
+    if request.endpoint == Endpoint::Messages {
+        return false;
+    }
     let Some((_, asked)) = asked_output(request) else {
         return false;
     };

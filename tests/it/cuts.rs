@@ -69,10 +69,13 @@ async fn a_cut_after_any_event_shows_the_events_before_it_and_an_error() {
             let body = shown.request_json().expect("a request");
             for after in 0..sent.events().len() {
                 let fault = Fault::Cut { after };
-                server.next(Behaviour {
-                    fault,
-                    ..Behaviour::recording(&sent.name)
-                });
+                server.on(
+                    &shown.path,
+                    Behaviour {
+                        fault,
+                        ..Behaviour::recording(&sent.name)
+                    },
+                );
                 let reply = gate.post(&shown.path, &body).await;
                 let got = bare(before_error(&shown.path, &reply, 502));
                 let name = format!("{} cut after {after}", sent.name);
@@ -140,7 +143,7 @@ async fn a_clean_end_before_the_proper_end_is_an_error() {
     let mut gate = Gate::before(&server).await;
     for (path, body) in streaming() {
         for after in [0, 1, 3] {
-            server.next(Behaviour::fault(Fault::EndEarly { after }));
+            server.on(path, Behaviour::fault(Fault::EndEarly { after }));
             let reply = gate.post(path, &body).await;
             assert_eq!(before_error(path, &reply, 502).len(), after, "{path}");
             let row = row_of(&mut gate, &reply).await;
@@ -150,10 +153,13 @@ async fn a_clean_end_before_the_proper_end_is_an_error() {
     // `abort` and other reasons make OpenCode ask again without end.
     for reason in ["abort", "error", ""] {
         let finish_reason = Some(reason.to_owned());
-        server.next(Behaviour {
-            finish_reason,
-            ..Behaviour::default()
-        });
+        server.on(
+            "/v1/chat/completions",
+            Behaviour {
+                finish_reason,
+                ..Behaviour::default()
+            },
+        );
         let reply = gate.post("/v1/chat/completions", &chat()).await;
         let events = before_error("/v1/chat/completions", &reply, 502);
         let (_, last) = events.last().expect("events");
@@ -236,7 +242,7 @@ async fn silence_ends_in_a_timeout() {
     let server = ModelServer::start(Settings::default()).await;
     let mut gate = Gate::with(&server.url(), &[("UPSTREAM_IDLE_SECONDS", "1")]).await;
     for (path, body) in streaming() {
-        server.next(Behaviour::fault(Fault::Mute { after: 4 }));
+        server.on(path, Behaviour::fault(Fault::Mute { after: 4 }));
         let reply = gate.post(path, &body).await;
         assert_eq!(before_error(path, &reply, 504).len(), 4, "{path}");
         let row = row_of(&mut gate, &reply).await;
@@ -256,7 +262,10 @@ async fn silence_ends_in_a_timeout() {
             .await;
     }
     // Before the head there is a status to say it with.
-    server.next(Behaviour::fault(Fault::MuteBeforeHead));
+    server.on(
+        "/v1/chat/completions",
+        Behaviour::fault(Fault::MuteBeforeHead),
+    );
     let reply = gate.post("/v1/chat/completions", &chat()).await;
     assert_eq!(reply.status, 504);
     assert_eq!(reply.json()["error"]["code"], "upstream_timeout");

@@ -75,11 +75,14 @@ async fn a_refusal_after_the_head_is_an_event_and_the_row_keeps_its_status() {
     for (path, body) in streaming() {
         let refusal = "{\n  \"error\": {\"message\": \"no\\nsuch thing\",\n \"type\": \"BadRequestError\", \"param\": null, \"code\": 400}\n}";
         let answer = Some(Answer::json(400, refusal));
-        server.next(Behaviour {
-            head_delay: SLOW,
-            answer,
-            ..Behaviour::default()
-        });
+        server.on(
+            path,
+            Behaviour {
+                head_delay: SLOW,
+                answer,
+                ..Behaviour::default()
+            },
+        );
         let reply = gate.post(path, &body).await;
         assert_eq!(reply.status, 200, "{path}");
         let events = normal_events(&reply.body);
@@ -105,11 +108,14 @@ async fn a_failure_after_the_head_is_an_error_event() {
     let mut gate = eager(&server).await;
     for (path, body) in streaming() {
         let answer = Some(Answer::html(500, "<h1>500</h1>"));
-        server.next(Behaviour {
-            head_delay: SLOW,
-            answer,
-            ..Behaviour::default()
-        });
+        server.on(
+            path,
+            Behaviour {
+                head_delay: SLOW,
+                answer,
+                ..Behaviour::default()
+            },
+        );
         let reply = gate.post(path, &body).await;
         assert_eq!(before_error(path, &reply, 502), [], "{path}");
         let row = row_of(&mut gate, &reply).await;
