@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::KeyRing;
 use crate::config::Config;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
-use crate::server::{self, Settings};
+use crate::server::{self, Ending, Settings};
 use crate::telemetry::log::RefusalLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -89,7 +89,7 @@ impl App {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let Self { gateway, config } = self;
-        let stop = CancellationToken::new();
+        let ending = Ending::default();
         let tasks = TaskTracker::new();
         let settings = Settings {
             h2c: config.h2c,
@@ -110,7 +110,7 @@ impl App {
                 service,
                 settings.clone(),
                 metrics,
-                stop.clone(),
+                ending.clone(),
             ));
         }
         servers.close();
@@ -119,7 +119,7 @@ impl App {
         let written = writing.clone();
         tasks.spawn(async move { written.run_until_cancelled(ledger.run()).await });
         shutdown.await;
-        drain(&gateway, &stop, &servers, config.limits.drain).await;
+        drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
         tasks.close();
         tasks.wait().await;
@@ -162,19 +162,14 @@ async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,
 /// is cut; rows go to the sink in what time remains.
-async fn drain(
-    gateway: &Gateway,
-    stop: &CancellationToken,
-    servers: &TaskTracker,
-    limit: Duration,
-) {
+async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit: Duration) {
     let began = Instant::now();
     tracing::info!(
         in_flight = gateway.metrics.in_flight(),
         limit_s = limit.as_secs(),
         "shutting down"
     );
-    stop.cancel();
+    ending.stop.cancel();
     let cut_at = began + limit.saturating_sub(SETTLE_TIME);
     if timeout_at(cut_at, servers.wait()).await.is_err() {
         tracing::warn!(
@@ -187,6 +182,10 @@ async fn drain(
                 in_flight = gateway.metrics.in_flight(),
                 "clients that do not read are left behind"
             );
+            // Their calls settle as they are dropped.
+            ending.abandon.cancel();
+            let rest = (began + limit).saturating_duration_since(Instant::now());
+            let _ = timeout(rest.min(CUT_TIME), servers.wait()).await;
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());
