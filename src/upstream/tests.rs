@@ -338,13 +338,10 @@ proptest! {
             rest = after;
             if rest.is_empty() { break; }
         }
-        match value.get("usage") {
-            Some(usage) => {
-                let caught: Value = serde_json::from_slice(capture.value()).expect("JSON");
-                prop_assert_eq!(&caught, usage);
-            }
-            None => prop_assert_eq!(capture.value(), b""),
-        }
+        if let Some(usage) = value.get("usage") {
+            let caught: Value = serde_json::from_slice(capture.value()).expect("JSON");
+            prop_assert_eq!(&caught, usage);
+        } else { prop_assert_eq!(capture.value(), b"") }
     }
 
     #[test]

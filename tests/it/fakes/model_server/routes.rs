@@ -37,7 +37,13 @@ pub fn is_model_route(path: &str) -> bool {
         && matches!(path.split('/').nth(1), Some(first) if first != "health")
         && !matches!(
             path,
-            "/version" | "/metrics" | "/tokenize" | "/detokenize" | "/ping" | "/load"
+            "/version"
+                | "/metrics"
+                | "/messages/count_tokens"
+                | "/tokenize"
+                | "/detokenize"
+                | "/ping"
+                | "/load"
         )
 }
 

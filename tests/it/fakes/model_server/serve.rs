@@ -229,7 +229,12 @@ impl Shared {
         if let Some(plan) = replay.and_then(|replay| replay.find(call)) {
             return (plan, behaviour);
         }
-        let prompt = ask::last_words(&call.json());
+        // Who counts a prompt does not play it.
+        let prompt = if routes::is_model_route(&call.path) {
+            ask::last_words(&call.json())
+        } else {
+            String::new()
+        };
         let behaviour = match behaviour.directed_by(&prompt) {
             Ok(behaviour) => behaviour,
             Err(fault) => {
