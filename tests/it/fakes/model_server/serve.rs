@@ -210,7 +210,7 @@ impl Shared {
         if let Some((_, behaviour)) = for_path {
             return behaviour.clone();
         }
-        if !routes::is_model_route(&call.path) {
+        if !routes::is_model_call(call) {
             return Behaviour::default();
         }
         orders
@@ -230,7 +230,7 @@ impl Shared {
             return (plan, behaviour);
         }
         // Who counts a prompt does not play it.
-        let prompt = if routes::is_model_route(&call.path) {
+        let prompt = if routes::is_model_call(call) {
             ask::last_words(&call.json())
         } else {
             String::new()
