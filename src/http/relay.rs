@@ -133,7 +133,8 @@ impl Relay {
         loop {
             if let Some(bytes) = self.out.pop_front() {
                 self.last_sent = Instant::now();
-                self.admission.sent(bytes.len(), bytes != COMMENT);
+                // A stream's comments say nothing, be they ours or the upstream's.
+                self.admission.sent(bytes.len(), !bytes.starts_with(b":"));
                 return Some(Ok(bytes));
             }
             let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);

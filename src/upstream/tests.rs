@@ -338,10 +338,8 @@ proptest! {
             rest = after;
             if rest.is_empty() { break; }
         }
-        if let Some(usage) = value.get("usage") {
-            let caught: Value = serde_json::from_slice(capture.value()).expect("JSON");
-            prop_assert_eq!(&caught, usage);
-        } else { prop_assert_eq!(capture.value(), b"") }
+        let caught = serde_json::from_slice::<Value>(capture.value()).ok();
+        prop_assert_eq!(caught.as_ref(), value.get("usage"));
     }
 
     #[test]

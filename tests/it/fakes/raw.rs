@@ -81,7 +81,7 @@ impl Drop for Raw {
 /// Reads a request with a length; tells whether it is a POST.
 async fn read_request(socket: &mut TcpStream) -> bool {
     let mut read = Vec::new();
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = vec![0; 16 << 10];
     loop {
         if let Some(end) = memchr::memmem::find(&read, b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&read[..end]).to_lowercase();
