@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::KeyRing;
 use crate::config::Config;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
-use crate::server::{self, Settings, Shutdown};
+use crate::server::{self, Ending, Settings};
 use crate::telemetry::log::RefusalLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -89,7 +89,7 @@ impl App {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let Self { gateway, config } = self;
-        let ending = Shutdown::default();
+        let ending = Ending::default();
         let tasks = TaskTracker::new();
         let settings = Settings {
             h2c: config.h2c,
@@ -162,7 +162,7 @@ async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,
 /// is cut; rows go to the sink in what time remains.
-async fn drain(gateway: &Gateway, ending: &Shutdown, servers: &TaskTracker, limit: Duration) {
+async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit: Duration) {
     let began = Instant::now();
     tracing::info!(
         in_flight = gateway.metrics.in_flight(),
@@ -180,10 +180,12 @@ async fn drain(gateway: &Gateway, ending: &Shutdown, servers: &TaskTracker, limi
         if timeout(CUT_TIME.min(limit), servers.wait()).await.is_err() {
             tracing::warn!(
                 in_flight = gateway.metrics.in_flight(),
-                "closing on clients that do not read"
+                "clients that do not read are left behind"
             );
-            ending.kill.cancel();
-            servers.wait().await;
+            // Their calls settle as they are dropped.
+            ending.abandon.cancel();
+            let rest = (began + limit).saturating_duration_since(Instant::now());
+            let _ = timeout(rest.min(CUT_TIME), servers.wait()).await;
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());

@@ -12,14 +12,14 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -35,6 +35,9 @@ const HEADERS: usize = 100;
 const IDLE_LIMIT: Duration = Duration::from_secs(620);
 /// How long the first bytes, or the rest of a head, may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
+/// After the order to stop, a connection that has asked for nothing yet may still do so for this
+/// long: what was sent before the order arrives.
+const LAST_CALL: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 4096;
 /// Requests at once on one HTTP/2 connection, and how dead ones are found.
 const STREAMS: u32 = 250;
@@ -54,13 +57,13 @@ pub struct Settings {
     pub max_connections: usize,
 }
 
-/// How serving ends: first in order, then at once.
+/// How a server is told to end.
 #[derive(Clone, Debug, Default)]
-pub struct Shutdown {
-    /// No new connections; what is under way ends.
+pub struct Ending {
+    /// Nothing new is taken; what is under way goes on.
     pub stop: CancellationToken,
-    /// What is under way is dropped.
-    pub kill: CancellationToken,
+    /// What is under way is let go as it stands.
+    pub abandon: CancellationToken,
 }
 
 /// Binds a listener.
@@ -80,14 +83,14 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `shutdown.stop`, then lets what is under way end. The future is over when every
-/// connection is; whoever awaits it decides when to kill those that are not.
+/// Serves until `ending.stop`, then lets what is under way end. The future is over when every
+/// connection is; whoever awaits it decides how long that may take, and then abandons the rest.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     settings: Settings,
     metrics: Arc<Metrics>,
-    shutdown: Shutdown,
+    ending: Ending,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -101,29 +104,30 @@ pub async fn serve<S, B>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shutdown.stop.cancelled() => break,
+            () = ending.stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((socket, place)) = accepted else {
             continue;
         };
-        let serving = connection(
-            socket,
-            service.clone(),
-            settings.clone(),
-            graceful.watcher(),
-        );
-        let metrics = metrics.clone();
-        let kill = shutdown.kill.clone();
+        let care = Care {
+            settings: settings.clone(),
+            stop: ending.stop.clone(),
+            watcher: graceful.watcher(),
+            streams: Streams(connections.clone()),
+        };
+        let serving = connection(socket, service.clone(), care);
+        let (metrics, abandon) = (metrics.clone(), ending.abandon.clone());
         connections.spawn(async move {
             metrics.connection_opened();
-            kill.run_until_cancelled_owned(serving).await;
+            abandon.run_until_cancelled(serving).await;
             metrics.connection_closed();
             drop(place);
         });
     }
     drop(listener);
     connections.close();
+    // Each connection holds a watcher until it ends, abandoned or not.
     graceful.shutdown().await;
     connections.wait().await;
 }
@@ -149,12 +153,29 @@ async fn accept(
     }
 }
 
-async fn connection<S, B>(
-    socket: TcpStream,
-    service: S,
+/// What a connection needs to know of the server.
+struct Care {
     settings: Settings,
-    watcher: hyper_util::server::graceful::Watcher,
-) where
+    stop: CancellationToken,
+    watcher: Watcher,
+    streams: Streams,
+}
+
+/// Runs the streams of HTTP/2 connections as tasks that the server waits for too.
+#[derive(Clone)]
+struct Streams(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
+}
+
+async fn connection<S, B>(socket: TcpStream, service: S, care: Care)
+where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
@@ -163,19 +184,33 @@ async fn connection<S, B>(
 {
     // Without it small events wait for the acknowledgement of those before them.
     let _ = socket.set_nodelay(true);
+    let Care {
+        settings,
+        stop,
+        watcher,
+        streams,
+    } = care;
     let (socket, prefix, speaks_h2) = if settings.h2c {
-        let Ok(Ok(opened)) = timeout(HEAD_LIMIT, read_preface(socket)).await else {
+        let last_call = async {
+            stop.cancelled().await;
+            sleep(LAST_CALL).await;
+        };
+        let opened = tokio::select! {
+            opened = timeout(HEAD_LIMIT, read_preface(socket)) => opened,
+            () = last_call => return,
+        };
+        let Ok(Ok(opened)) = opened else {
             return;
         };
         opened
     } else {
         (socket, Bytes::new(), false)
     };
-    let guarded = Guarded::new(socket, prefix, settings.client_stall, HEAD_LIMIT);
+    let guarded = Guarded::new(socket, prefix, settings.client_stall, HEAD_LIMIT, stop);
     let service = TowerToHyperService::new(guarded.first_head().noted_by(service));
     let io = TokioIo::new(guarded);
     let served = if speaks_h2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(streams);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)

@@ -164,6 +164,10 @@ impl Drop for Admission {
         let Some(mut record) = self.record.take() else {
             return;
         };
+        if record.outcome == Outcome::ClientAbort && self.gateway.cut.is_cancelled() {
+            // It was let go in the end, for its client did not take the answer.
+            record.outcome = Outcome::Drained;
+        }
         let elapsed = self.started.elapsed();
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;

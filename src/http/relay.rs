@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::admission::Admission;
 use super::body::Body;
@@ -54,6 +54,11 @@ pub struct Relay {
     last_sent: Instant,
     /// When the relay began to wait for the bytes it waits for.
     waiting_since: Option<Instant>,
+    /// Goes off at the latest when something is due; what is due moves on with every event, and the
+    /// alarm follows only when it goes off, for setting it costs more than an event.
+    alarm: Pin<Box<Sleep>>,
+    /// Kept for the same reason.
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 enum Phase {
@@ -109,13 +114,17 @@ impl Relay {
     }
 
     fn new(admission: Admission, terms: Terms, phase: Phase, view: View) -> Self {
+        let now = Instant::now();
+        let first_due = terms.limits.keepalive.min(terms.limits.upstream_idle);
         Self {
+            alarm: Box::pin(sleep_until(now + first_due)),
+            cut: Box::pin(terms.cut.clone().cancelled_owned()),
             admission,
             terms,
             phase,
             view,
             out: VecDeque::new(),
-            last_sent: Instant::now(),
+            last_sent: now,
             waiting_since: None,
         }
     }
@@ -137,10 +146,7 @@ impl Relay {
                 self.admission.sent(bytes.len(), !bytes.starts_with(b":"));
                 return Some(Ok(bytes));
             }
-            let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
-            let is_stream = self.view.is_stream() || matches!(self.phase, Phase::Waiting(_));
-            let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
-            let give_up_at = waiting_since + self.terms.limits.upstream_idle;
+            self.waiting_since.get_or_insert_with(Instant::now);
             let event = match &mut self.phase {
                 Phase::Over => return None,
                 Phase::Trailing(passing) => {
@@ -154,17 +160,16 @@ impl Relay {
                 }
                 Phase::Waiting(pending) => tokio::select! {
                     biased;
-                    () = self.terms.cut.cancelled() => Event::Cut,
+                    () = &mut self.cut => Event::Cut,
                     answer = pending => Event::Answer(answer),
-                    () = sleep_until(comment_at) => Event::Silence,
+                    () = &mut self.alarm => Event::Alarm,
                 },
                 Phase::Passing(passing) => tokio::select! {
                     // An upstream that never pauses must not outlive the drain.
                     biased;
-                    () = self.terms.cut.cancelled() => Event::Cut,
+                    () = &mut self.cut => Event::Cut,
                     frame = passing.body.frame() => Event::Frame(frame),
-                    () = sleep_until(give_up_at) => Event::Idle,
-                    () = sleep_until(comment_at), if is_stream => Event::Silence,
+                    () = &mut self.alarm => Event::Alarm,
                 },
             };
             if let Err(broken) = self.take(event) {
@@ -173,12 +178,41 @@ impl Relay {
         }
     }
 
+    /// Does what is due, and sets the alarm to what is due next.
+    fn look_at_clock(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let waiting_since = self.waiting_since.unwrap_or(now);
+        let is_waiting = matches!(self.phase, Phase::Waiting(_));
+        let give_up_at = waiting_since + self.terms.limits.upstream_idle;
+        if !is_waiting && now >= give_up_at {
+            return self.fail(&Error::new(
+                Code::UpstreamTimeout,
+                "the model server fell silent in the middle of its answer",
+            ));
+        }
+        let mut next_due = give_up_at;
+        if is_waiting || self.view.is_stream() {
+            let mut comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
+            if now >= comment_at {
+                self.out.push_back(COMMENT);
+                comment_at = now + self.terms.limits.keepalive;
+            }
+            next_due = if is_waiting {
+                comment_at
+            } else {
+                give_up_at.min(comment_at)
+            };
+        }
+        self.alarm.as_mut().reset(next_due);
+        Ok(())
+    }
+
     fn take(&mut self, event: Event) -> io::Result<()> {
-        if !matches!(event, Event::Silence) {
+        if !matches!(event, Event::Alarm) {
             self.waiting_since = None;
         }
         match event {
-            Event::Silence => self.out.push_back(COMMENT),
+            Event::Alarm => return self.look_at_clock(),
             Event::Answer(answer) => self.begin(answer),
             Event::Frame(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
@@ -197,12 +231,6 @@ impl Relay {
                 )
                 .because(error);
                 return self.fail(&error);
-            }
-            Event::Idle => {
-                return self.fail(&Error::new(
-                    Code::UpstreamTimeout,
-                    "the model server fell silent in the middle of its answer",
-                ));
             }
             Event::Cut => {
                 return self.fail(&Error::new(
@@ -327,7 +355,6 @@ impl Drop for Relay {
 enum Event {
     Answer(Result<Answer, Error>),
     Frame(Option<Result<Frame<Bytes>, reqwest::Error>>),
-    Silence,
-    Idle,
+    Alarm,
     Cut,
 }

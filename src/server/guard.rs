@@ -16,8 +16,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{Service, ServiceExt as _, service_fn};
+
+use super::LAST_CALL;
 
 /// Remembers whether a request has come over a connection.
 #[derive(Clone, Default)]
@@ -60,15 +63,19 @@ pub struct Guarded {
     first_head: FirstHead,
     /// Runs until the first head is here. Later heads are as free as the idle time before them.
     head_due: Option<Pin<Box<Sleep>>>,
+    /// Makes the first head due soon; `None` once it has, or the head is here.
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Guarded {
-    /// A fresh connection, of which `prefix` was read already.
+    /// A fresh connection, of which `prefix` was read already. After `stop` a connection that has
+    /// brought no head yet must do so at once.
     pub fn new(
         socket: TcpStream,
         prefix: Bytes,
         stall_limit: Duration,
         head_limit: Duration,
+        stop: CancellationToken,
     ) -> Self {
         let head_due = Some(Box::pin(sleep(head_limit)));
         Self {
@@ -78,6 +85,7 @@ impl Guarded {
             stall: None,
             first_head: FirstHead::default(),
             head_due,
+            stop: Some(Box::pin(stop.cancelled_owned())),
         }
     }
 
@@ -89,10 +97,19 @@ impl Guarded {
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
         if self.first_head.is_here() {
             self.head_due = None;
+            self.stop = None;
         }
-        self.head_due
-            .as_mut()
-            .is_some_and(|due| due.as_mut().poll(cx).is_ready())
+        let Some(due) = &mut self.head_due else {
+            return false;
+        };
+        if let Some(stop) = &mut self.stop
+            && stop.as_mut().poll(cx).is_ready()
+        {
+            self.stop = None;
+            let soon = due.deadline().min(Instant::now() + LAST_CALL);
+            due.as_mut().reset(soon);
+        }
+        due.as_mut().poll(cx).is_ready()
     }
 
     fn note_write(

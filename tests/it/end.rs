@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::expect::refusal;
-use super::fakes::model_server::{Behaviour, Fault, ModelServer, Settings};
+use super::fakes::model_server::{Answer, Behaviour, Fault, ModelServer, Settings};
 use super::fakes::wire::{self, Wire};
 use super::harness::{Gate, KEY};
 
@@ -32,13 +32,18 @@ async fn send(gate: &Gate, stream: bool) -> Wire {
 #[tokio::test]
 async fn idle_it_ends_at_once() {
     let server = ModelServer::start(Settings::default()).await;
-    for settings in [&[][..], &[("H2C", "true")]] {
+    for (signal, settings) in [
+        ("TERM", &[][..]),
+        ("INT", &[]),
+        ("TERM", &[("H2C", "true")]),
+    ] {
         let mut gate = Gate::with(&server.url(), settings).await;
         let mut kept = gate.wire().await;
         kept.send("GET /health", &[], b"").await.expect("sent");
         assert_eq!(kept.reply().await.expect("an answer").status, 200);
         let started = Instant::now();
-        assert_eq!(gate.stop().await.code(), Some(0));
+        gate.signal(signal);
+        assert_eq!(gate.ended().await.code(), Some(0));
         assert!(
             started.elapsed() < Duration::from_secs(1),
             "{:?}",
@@ -46,6 +51,114 @@ async fn idle_it_ends_at_once() {
         );
         assert!(kept.closed().await.expect("closed").is_empty());
     }
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_delay_the_end() {
+    let server = ModelServer::start(Settings::default()).await;
+    for settings in [&[][..], &[("H2C", "true")]] {
+        let mut gate = Gate::with(&server.url(), settings).await;
+        let mute = gate.wire().await;
+        let mut half = gate.wire().await;
+        half.send_raw(b"PRI * HT").await.expect("sent");
+        // Accepted in their order: once this one is answered, so were they.
+        assert_eq!(gate.ask("GET /health", &[], b"").await.status, 200);
+        let started = Instant::now();
+        assert_eq!(gate.stop().await.code(), Some(0));
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(2), "{settings:?}: {took:?}");
+        drop((mute, half));
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_not_ready_at_the_end_is_left_without_a_row_lost() {
+    let server = ModelServer::start(Settings::default()).await;
+    let mut gate = Gate::with(&server.url(), &[("DRAIN_SECONDS", "4")]).await;
+    // Half a body; an answer that nobody reads; and one that is read as it should be.
+    let mut half = gate.wire().await;
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+    );
+    half.send_raw(head.as_bytes()).await.expect("sent");
+    let large = format!("{{\"x\":\"{}\"}}", "y".repeat(64 << 20));
+    server.next(Behaviour::answer(Answer::json(200, large)));
+    let unread = send(&gate, false).await;
+    server
+        .wait_for(|calls| {
+            calls
+                .iter()
+                .any(|call| call.path == CHAT && call.finished())
+        })
+        .await;
+    assert_eq!(gate.post(CHAT, &ask(false)).await.status, 200);
+    let started = Instant::now();
+    assert_eq!(gate.stop().await.code(), Some(0));
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    let rows = gate.rows(2).await;
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    let outcomes: BTreeSet<&str> = rows
+        .iter()
+        .filter_map(|row| row["outcome"].as_str())
+        .collect();
+    assert_eq!(outcomes, BTreeSet::from(["complete", "drained"]));
+    assert_eq!(gate.table().await.len(), 2);
+    drop((half, unread));
+}
+
+#[tokio::test]
+async fn streams_of_http2_end_with_the_process_too() {
+    // Another test may have installed it.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let server = ModelServer::start(Settings {
+        max_model_len: 1_000_000,
+        ..Settings::default()
+    })
+    .await;
+    let settings = [("H2C", "true"), ("DRAIN_SECONDS", "4")];
+    let mut gate = Gate::with(&server.url(), &settings).await;
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .no_proxy()
+        .build();
+    let client = client.expect("a client");
+    let call = |body: Value| {
+        let request = client
+            .post(format!("http://{}{CHAT}", gate.addr))
+            .header("x-api-key", KEY);
+        request
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+    };
+    // One that nobody reads, more of it than a stream's window holds; one that falls silent.
+    server.next(Behaviour::tokens(20_000));
+    let mut long = ask(true);
+    long["max_tokens"] = 20_000.into();
+    let unread = call(long).await.expect("an answer");
+    server.next(Behaviour::fault(Fault::Mute { after: 3 }));
+    let mute = call(ask(true)).await.expect("an answer");
+    let started = Instant::now();
+    gate.signal("TERM");
+    let text = mute.text().await.expect("a body");
+    assert!(text.contains("\"code\":503"), "{text}");
+    assert_eq!(gate.ended().await.code(), Some(0));
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    let rows = gate.rows(2).await;
+    assert!(
+        rows.iter().all(|row| row["outcome"] == "drained"),
+        "{rows:#?}"
+    );
+    assert_eq!(gate.table().await.len(), 2);
+    drop(unread);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ impl Raw {
         let next = answers.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
-                let is_post = read_request(&mut socket).await;
+                let is_post = Box::pin(read_request(&mut socket)).await;
                 let bytes = if is_post {
                     next.lock().expect("the answers").pop_front()
                 } else {

@@ -225,7 +225,7 @@ impl ModelServer {
     /// The calls of model routes alone: no health checks, lists, versions, counts of tokens.
     pub fn model_calls(&self) -> Vec<Call> {
         let mut calls = self.calls();
-        calls.retain(|call| routes::is_model_route(&call.path));
+        calls.retain(routes::is_model_call);
         calls
     }
 

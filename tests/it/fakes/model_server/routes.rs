@@ -30,8 +30,13 @@ pub struct Asked<'a> {
     pub calls: &'a [Call],
 }
 
-/// Whether a route makes the model work: what faults are meant for.
-pub fn is_model_route(path: &str) -> bool {
+/// Whether a call makes the model work: what faults are meant for. A count of tokens that carries no
+/// request id was asked by a gateway for itself.
+pub fn is_model_call(call: &Call) -> bool {
+    let path = call.path.as_str();
+    if path == "/v1/messages/count_tokens" && call.request_id().is_empty() {
+        return false;
+    }
     let path = path.strip_prefix("/v1").unwrap_or(path);
     path != "/models"
         && matches!(path.split('/').nth(1), Some(first) if first != "health")

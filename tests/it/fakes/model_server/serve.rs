@@ -210,7 +210,7 @@ impl Shared {
         if let Some((_, behaviour)) = for_path {
             return behaviour.clone();
         }
-        if !routes::is_model_route(&call.path) {
+        if !routes::is_model_call(call) {
             return Behaviour::default();
         }
         orders
@@ -229,7 +229,12 @@ impl Shared {
         if let Some(plan) = replay.and_then(|replay| replay.find(call)) {
             return (plan, behaviour);
         }
-        let prompt = ask::last_words(&call.json());
+        // Who counts a prompt does not play it.
+        let prompt = if routes::is_model_call(call) {
+            ask::last_words(&call.json())
+        } else {
+            String::new()
+        };
         let behaviour = match behaviour.directed_by(&prompt) {
             Ok(behaviour) => behaviour,
             Err(fault) => {
