@@ -2,7 +2,7 @@
 //! a plain proxy, on this machine in turns. Measures and tells; judges nothing.
 //!
 //! `cargo bench --bench gateway -- [--json] [--repeats N] [--seconds N] [--only WORD] [--target NAME]
-//! [--gateway PATH]`
+//! [--workers N] [--gateway PATH]`
 //!
 //! Cargo builds the gateway that it brings along with the features of the tests: figures that count
 //! are those of an executable built without, named by `--gateway`.
@@ -40,6 +40,8 @@ struct Options {
     only: String,
     /// All, if empty.
     target: String,
+    /// Of the gateway and of nginx.
+    workers: usize,
     gateway: PathBuf,
 }
 
@@ -69,6 +71,7 @@ impl Options {
             time: Duration::from_secs(3),
             only: String::new(),
             target: String::new(),
+            workers: 2,
             gateway: env!("CARGO_BIN_EXE_tollgate").into(),
         };
         let mut rest = arguments.iter();
@@ -82,6 +85,7 @@ impl Options {
                 }
                 "--only" => value()?.clone_into(&mut options.only),
                 "--target" => value()?.clone_into(&mut options.target),
+                "--workers" => options.workers = value()?.parse::<usize>()?.clamp(1, 64),
                 "--gateway" => options.gateway = std::fs::canonicalize(value()?)?,
                 other => bail!("unknown argument {other}"),
             }
@@ -91,6 +95,10 @@ impl Options {
 
     fn wants(&self, load: &str) -> bool {
         load.contains(&self.only)
+    }
+
+    fn program(&self) -> (&Path, usize) {
+        (&self.gateway, self.workers)
     }
 
     fn takes(&self, target: &Target) -> bool {
@@ -136,8 +144,8 @@ async fn measure(options: &Options, file_limit: u64) -> anyhow::Result<()> {
     }
     let port = upstream.port;
     let mut all = vec![upstream];
-    all.push(targets::start_gateway(&options.gateway, folder.path(), port).await?);
-    if let Some(nginx) = targets::start_nginx(folder.path(), port).await? {
+    all.push(targets::start_gateway(options.program(), folder.path(), port).await?);
+    if let Some(nginx) = targets::start_nginx(options.workers, folder.path(), port).await? {
         all.push(nginx);
     } else {
         say("nginx is not installed: it is left out\n")?;
@@ -210,7 +218,7 @@ async fn run_one(scenario: &'static str, load: Load, target: &Target) -> anyhow:
 async fn time_starts(options: &Options, folder: &Path, upstream: u16) -> anyhow::Result<Fact> {
     let mut times = Vec::new();
     for _ in 0..STARTS {
-        let gateway = targets::start_gateway(&options.gateway, folder, upstream).await?;
+        let gateway = targets::start_gateway(options.program(), folder, upstream).await?;
         times.push(gateway.listens_after.as_secs_f64() * 1e3);
         gateway.process.stop().await?;
     }

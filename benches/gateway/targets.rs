@@ -13,9 +13,6 @@ use tokio::time::Instant;
 use super::load::KEY;
 use super::process::{Process, find_program, free_port};
 
-/// Of the gateway and of nginx.
-pub const WORKERS: usize = 2;
-
 /// Something that answers on a port of this machine.
 pub struct Target {
     pub name: &'static str,
@@ -52,7 +49,11 @@ pub fn start_upstream() -> anyhow::Result<Target> {
 ///
 /// # Errors
 /// When it does not start.
-pub async fn start_gateway(program: &Path, folder: &Path, upstream: u16) -> anyhow::Result<Target> {
+pub async fn start_gateway(
+    (program, workers): (&Path, usize),
+    folder: &Path,
+    upstream: u16,
+) -> anyhow::Result<Target> {
     let port = free_port()?;
     fs::write(folder.join("keys.json"), format!("{{\"bench\":\"{KEY}\"}}"))?;
     let mut command = Command::new(program);
@@ -68,7 +69,7 @@ pub async fn start_gateway(program: &Path, folder: &Path, upstream: u16) -> anyh
         .env("USAGE_SINK", "local")
         .env("LOG_FORMAT", "json")
         // Read by the runtime itself.
-        .env("TOKIO_WORKER_THREADS", WORKERS.to_string())
+        .env("TOKIO_WORKER_THREADS", workers.to_string())
         .stdout(File::create(folder.join("gateway.log"))?)
         .stderr(File::create(folder.join("gateway.err"))?);
     let began = Instant::now();
@@ -90,12 +91,19 @@ pub async fn start_gateway(program: &Path, folder: &Path, upstream: u16) -> anyh
 ///
 /// # Errors
 /// When it is there and does not start.
-pub async fn start_nginx(folder: &Path, upstream: u16) -> anyhow::Result<Option<Target>> {
+pub async fn start_nginx(
+    workers: usize,
+    folder: &Path,
+    upstream: u16,
+) -> anyhow::Result<Option<Target>> {
     let Some(program) = find_program("nginx") else {
         return Ok(None);
     };
     let port = free_port()?;
-    fs::write(folder.join("nginx.conf"), nginx_conf(port, upstream))?;
+    fs::write(
+        folder.join("nginx.conf"),
+        nginx_conf(workers, port, upstream),
+    )?;
     let mut command = Command::new(program);
     command
         .arg("-p")
@@ -118,11 +126,11 @@ pub async fn start_nginx(folder: &Path, upstream: u16) -> anyhow::Result<Option<
 }
 
 /// Connections are kept on both sides, request bodies stay in memory, answers pass unbuffered.
-fn nginx_conf(port: u16, upstream: u16) -> String {
+fn nginx_conf(workers: usize, port: u16, upstream: u16) -> String {
     format!(
         "daemon off;
 user root;
-worker_processes {WORKERS};
+worker_processes {workers};
 worker_rlimit_nofile 65536;
 pid nginx.pid;
 events {{ worker_connections 21000; }}
