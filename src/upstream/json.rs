@@ -69,6 +69,12 @@ impl Walk<'_> {
         self.take_value(start)
     }
 
+    /// Whether something stands next that may be an element, without a look at the whole of it.
+    pub fn has_element(&self) -> bool {
+        let at = skip_space(self.text, self.at);
+        !self.done && !matches!(self.text.get(at), None | Some(b'}' | b']' | b',' | b':'))
+    }
+
     fn take_value(&mut self, from: usize) -> Option<Range<usize>> {
         let start = skip_space(self.text, from);
         let end = skip_value(self.text, start)?;
@@ -162,6 +168,8 @@ pub struct Capture {
     /// At depth 1: the key that is being read or was read last.
     current: Vec<u8>,
     expects_key: bool,
+    /// What passes belongs to the value.
+    wanted: bool,
     value: Vec<u8>,
 }
 
@@ -181,6 +189,7 @@ impl Capture {
             escaped: false,
             current: Vec::new(),
             expects_key: false,
+            wanted: false,
             value: Vec::new(),
         }
     }
@@ -210,11 +219,7 @@ impl Capture {
     }
 
     fn collects(&self) -> bool {
-        self.wanted() || (self.depth == 1 && self.expects_key)
-    }
-
-    fn wanted(&self) -> bool {
-        !self.expects_key && self.depth >= 1 && self.current == self.key
+        self.wanted || (self.depth == 1 && self.expects_key)
     }
 
     fn step(&mut self, byte: u8) {
@@ -248,17 +253,19 @@ impl Capture {
                 if self.depth >= 1 {
                     self.keep(byte);
                 } else {
-                    self.current.clear();
+                    self.wanted = false;
                 }
             }
             b':' if self.depth == 1 && self.expects_key => {
                 self.expects_key = false;
-                if self.wanted() {
+                self.wanted = self.current == self.key;
+                if self.wanted {
                     self.value.clear();
                 }
             }
             b',' if self.depth == 1 => {
                 self.expects_key = true;
+                self.wanted = false;
                 self.current.clear();
             }
             _ => self.keep(byte),
@@ -270,7 +277,7 @@ impl Capture {
             if byte != b'"' && self.in_string && self.current.len() < KEY_BYTES {
                 self.current.push(byte);
             }
-        } else if self.wanted() && self.value.len() < CAPTURE_BYTES {
+        } else if self.wanted && self.value.len() < CAPTURE_BYTES {
             self.value.push(byte);
         }
     }
