@@ -167,10 +167,18 @@ pub struct Capture {
     escaped: bool,
     /// At depth 1: the key that is being read or was read last.
     current: Vec<u8>,
-    expects_key: bool,
-    /// What passes belongs to the value.
-    wanted: bool,
+    place: Place,
     value: Vec<u8>,
+}
+
+/// What passes just now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// At depth 1, where a key stands.
+    Key,
+    /// The value that is captured.
+    Wanted,
+    Other,
 }
 
 /// A captured value longer than this is given up.
@@ -188,8 +196,7 @@ impl Capture {
             in_string: false,
             escaped: false,
             current: Vec::new(),
-            expects_key: false,
-            wanted: false,
+            place: Place::Other,
             value: Vec::new(),
         }
     }
@@ -219,7 +226,7 @@ impl Capture {
     }
 
     fn collects(&self) -> bool {
-        self.wanted || (self.depth == 1 && self.expects_key)
+        self.place != Place::Other
     }
 
     fn step(&mut self, byte: u8) {
@@ -237,7 +244,7 @@ impl Capture {
         match byte {
             b'"' => {
                 self.in_string = true;
-                if self.depth == 1 && self.expects_key {
+                if self.place == Place::Key {
                     self.current.clear();
                 } else {
                     self.keep(byte);
@@ -246,26 +253,29 @@ impl Capture {
             b'{' | b'[' => {
                 self.keep(byte);
                 self.depth += 1;
-                self.expects_key = self.depth == 1 && byte == b'{';
+                if self.depth == 1 && byte == b'{' {
+                    self.place = Place::Key;
+                } else if self.place == Place::Key {
+                    self.place = Place::Other;
+                }
             }
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
                 if self.depth >= 1 {
                     self.keep(byte);
                 } else {
-                    self.wanted = false;
+                    self.place = Place::Other;
                 }
             }
-            b':' if self.depth == 1 && self.expects_key => {
-                self.expects_key = false;
-                self.wanted = self.current == self.key;
-                if self.wanted {
+            b':' if self.place == Place::Key => {
+                self.place = Place::Other;
+                if self.current == self.key {
+                    self.place = Place::Wanted;
                     self.value.clear();
                 }
             }
             b',' if self.depth == 1 => {
-                self.expects_key = true;
-                self.wanted = false;
+                self.place = Place::Key;
                 self.current.clear();
             }
             _ => self.keep(byte),
@@ -273,11 +283,11 @@ impl Capture {
     }
 
     fn keep(&mut self, byte: u8) {
-        if self.depth == 1 && self.expects_key {
+        if self.place == Place::Key {
             if byte != b'"' && self.in_string && self.current.len() < KEY_BYTES {
                 self.current.push(byte);
             }
-        } else if self.wanted && self.value.len() < CAPTURE_BYTES {
+        } else if self.place == Place::Wanted && self.value.len() < CAPTURE_BYTES {
             self.value.push(byte);
         }
     }
