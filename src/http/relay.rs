@@ -54,8 +54,8 @@ pub struct Relay {
     last_sent: Instant,
     /// When the relay began to wait for the bytes it waits for.
     waiting_since: Option<Instant>,
-    /// Goes off at the latest when something is due; what is due moves on with every event, and the
-    /// alarm follows only when it goes off, for setting it costs more than an event.
+    /// One timer for all waits: what it is to wake for moves away from it with every event, and it
+    /// follows only when it goes off, for setting it costs more than an event.
     alarm: Pin<Box<Sleep>>,
     /// Kept for the same reason.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -146,7 +146,14 @@ impl Relay {
                 self.admission.sent(bytes.len(), !bytes.starts_with(b":"));
                 return Some(Ok(bytes));
             }
-            self.waiting_since.get_or_insert_with(Instant::now);
+            let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
+            let give_up_at = waiting_since + self.terms.limits.upstream_idle;
+            let next_at = if self.view.is_stream() {
+                give_up_at.min(comment_at)
+            } else {
+                give_up_at
+            };
             let event = match &mut self.phase {
                 Phase::Over => return None,
                 Phase::Trailing(passing) => {
@@ -162,14 +169,20 @@ impl Relay {
                     biased;
                     () = &mut self.cut => Event::Cut,
                     answer = pending => Event::Answer(answer),
-                    () = &mut self.alarm => Event::Alarm,
+                    () = wait_until(self.alarm.as_mut(), comment_at) => Event::Silence,
                 },
                 Phase::Passing(passing) => tokio::select! {
                     // An upstream that never pauses must not outlive the drain.
                     biased;
                     () = &mut self.cut => Event::Cut,
                     frame = passing.body.frame() => Event::Frame(frame),
-                    () = &mut self.alarm => Event::Alarm,
+                    () = wait_until(self.alarm.as_mut(), next_at) => {
+                        if Instant::now() >= give_up_at {
+                            Event::Idle
+                        } else {
+                            Event::Silence
+                        }
+                    }
                 },
             };
             if let Err(broken) = self.take(event) {
@@ -178,41 +191,12 @@ impl Relay {
         }
     }
 
-    /// Does what is due, and sets the alarm to what is due next.
-    fn look_at_clock(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        let waiting_since = self.waiting_since.unwrap_or(now);
-        let is_waiting = matches!(self.phase, Phase::Waiting(_));
-        let give_up_at = waiting_since + self.terms.limits.upstream_idle;
-        if !is_waiting && now >= give_up_at {
-            return self.fail(&Error::new(
-                Code::UpstreamTimeout,
-                "the model server fell silent in the middle of its answer",
-            ));
-        }
-        let mut next_due = give_up_at;
-        if is_waiting || self.view.is_stream() {
-            let mut comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
-            if now >= comment_at {
-                self.out.push_back(COMMENT);
-                comment_at = now + self.terms.limits.keepalive;
-            }
-            next_due = if is_waiting {
-                comment_at
-            } else {
-                give_up_at.min(comment_at)
-            };
-        }
-        self.alarm.as_mut().reset(next_due);
-        Ok(())
-    }
-
     fn take(&mut self, event: Event) -> io::Result<()> {
-        if !matches!(event, Event::Alarm) {
+        if !matches!(event, Event::Silence) {
             self.waiting_since = None;
         }
         match event {
-            Event::Alarm => return self.look_at_clock(),
+            Event::Silence => self.out.push_back(COMMENT),
             Event::Answer(answer) => self.begin(answer),
             Event::Frame(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
@@ -231,6 +215,12 @@ impl Relay {
                 )
                 .because(error);
                 return self.fail(&error);
+            }
+            Event::Idle => {
+                return self.fail(&Error::new(
+                    Code::UpstreamTimeout,
+                    "the model server fell silent in the middle of its answer",
+                ));
             }
             Event::Cut => {
                 return self.fail(&Error::new(
@@ -352,9 +342,23 @@ impl Drop for Relay {
     }
 }
 
+/// Waits on a timer that may be due before `at`: it is set anew when it goes off, not for every
+/// event of a stream.
+async fn wait_until(mut alarm: Pin<&mut Sleep>, at: Instant) {
+    if alarm.deadline() > at {
+        alarm.as_mut().reset(at);
+    }
+    alarm.as_mut().await;
+    if alarm.deadline() < at {
+        alarm.as_mut().reset(at);
+        alarm.await;
+    }
+}
+
 enum Event {
     Answer(Result<Answer, Error>),
     Frame(Option<Result<Frame<Bytes>, reqwest::Error>>),
-    Alarm,
+    Silence,
+    Idle,
     Cut,
 }

@@ -60,7 +60,7 @@ impl View {
                 while let Some(event) = splitter.next_event() {
                     stream.event(event, scratch);
                 }
-                out.extend(scratch.drain(..));
+                out.extend(join(scratch));
                 match stream.end() {
                     End::Open if splitter.waiting_bytes() > EVENT_BYTES => End::Improper,
                     end => end,
@@ -118,6 +118,16 @@ impl View {
             Self::Events { stream, .. } => stream.fingerprint(),
         }
     }
+}
+
+/// Events that came together leave together: one frame costs less than many.
+fn join(events: &mut Vec<Bytes>) -> Option<Bytes> {
+    if events.len() < 2 {
+        return events.pop();
+    }
+    let joined = events.concat();
+    events.clear();
+    Some(joined.into())
 }
 
 /// Whether an answer is a stream of events; that decides how it is seen.
