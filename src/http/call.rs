@@ -99,6 +99,7 @@ pub fn parse(
     };
     let stream = flag(object.present("stream"), "stream")?.unwrap_or(false) && endpoint.streams();
     let asked = asked(endpoint, &object)?;
+    check_needed(endpoint, &object)?;
     Ok(Request {
         endpoint,
         headers: HeaderMap::new(),
@@ -128,7 +129,7 @@ fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<
         let message = format!("the field {name} needs an admin key");
         return Err(Error::new(Code::AdminRequired, message).param(name));
     }
-    for &name in endpoint.output_limits() {
+    for &name in endpoint.output_limits().iter().chain(&["n"]) {
         if object
             .present(name)
             .is_some_and(|value| serde_json::from_str::<serde_json::Number>(value).is_err())
@@ -154,6 +155,34 @@ fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<
         flag(object.present("store"), "store")?;
     }
     Ok(())
+}
+
+fn check_needed(endpoint: Endpoint, object: &Object) -> Result<(), Error> {
+    let wanted = needed(endpoint);
+    if let [first, ..] = wanted
+        && wanted.iter().all(|name| object.present(name).is_none())
+    {
+        let message = format!("the request lacks the field {first}");
+        return Err(Error::new(Code::InvalidRequest, message).param(first));
+    }
+    if object
+        .present("messages")
+        .is_some_and(|messages| !messages.starts_with('['))
+    {
+        return Err(wrong_type("messages", "a list"));
+    }
+    Ok(())
+}
+
+/// The members of which a route needs one. What else it needs, the upstream says in its own words.
+const fn needed(endpoint: Endpoint) -> &'static [&'static str] {
+    match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::CountTokens => &["messages"],
+        Endpoint::Completions => &["prompt", "prompt_embeds"],
+        Endpoint::Embeddings => &["input", "messages"],
+        Endpoint::Responses => &["input"],
+        _ => &[],
+    }
 }
 
 /// What the client asked of the stream itself.
