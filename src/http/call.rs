@@ -224,10 +224,10 @@ fn parse_form(
                 "the content type names no boundary between the parts of the form",
             )
         })?;
-    let field = |name| form::field(&body, &boundary, name);
-    let model = field("model").filter(|model| !model.is_empty());
-    let stream =
-        field("stream").is_some_and(|value| matches!(value.as_str(), "true" | "True" | "1"));
+    let [model, stream] =
+        form::fields(&body, &boundary, ["model", "stream"]).map_err(refused_form)?;
+    let model = model.filter(|model| !model.is_empty());
+    let stream = stream.is_some_and(|value| matches!(value.as_str(), "true" | "True" | "1"));
     Ok(Request {
         endpoint,
         headers: HeaderMap::new(),
@@ -237,6 +237,22 @@ fn parse_form(
         asked: Asked::default(),
         held,
     })
+}
+
+fn refused_form(fault: form::Fault) -> Error {
+    let refuse = |message| Error::new(Code::InvalidRequest, message);
+    match fault {
+        form::Fault::Twice(name) => {
+            refuse(format!("the field {name} stands twice in the form")).param(name)
+        }
+        form::Fault::NoWord(name) => {
+            refuse(format!("the field {name} of the form must be a short text")).param(name)
+        }
+        form::Fault::TooManyParts => {
+            refuse("the form has more parts than this gateway takes".to_owned())
+        }
+        form::Fault::Malformed => refuse("the body is not a well-formed multipart form".to_owned()),
+    }
 }
 
 /// Words for the log: where JSON breaks, not what it says.
