@@ -119,10 +119,9 @@ pub async fn serve<S, B>(
         let serving = connection(socket, service.clone(), care);
         let (metrics, abandon) = (metrics.clone(), ending.abandon.clone());
         connections.spawn(async move {
-            metrics.connection_opened();
+            let _open = Open::new(metrics);
+            let _place = place;
             abandon.run_until_cancelled(serving).await;
-            metrics.connection_closed();
-            drop(place);
         });
     }
     drop(listener);
@@ -130,6 +129,22 @@ pub async fn serve<S, B>(
     // Each connection holds a watcher until it ends, abandoned or not.
     graceful.shutdown().await;
     connections.wait().await;
+}
+
+/// A connection that is counted until it ends, in whatever way.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        metrics.connection_opened();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
 }
 
 async fn accept(

@@ -168,6 +168,11 @@ impl Drop for Admission {
             // It was let go in the end, for its client did not take the answer.
             record.outcome = Outcome::Drained;
         }
+        if record.status == 499 && std::thread::panicking() {
+            record.status = 500;
+            record.outcome = Outcome::Complete;
+            record.error_code = Some(Code::Internal.as_str().to_owned());
+        }
         let elapsed = self.started.elapsed();
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
