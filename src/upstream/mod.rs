@@ -10,6 +10,7 @@ mod headers;
 mod json;
 mod models;
 mod object;
+mod request;
 mod sse;
 mod stream;
 mod target;
@@ -19,11 +20,12 @@ mod tokens;
 
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
-pub use forward::{Answer, Exchange, Payload, Progress, Request};
+pub use forward::{Answer, Exchange, Progress};
 pub use headers::{clean_incoming, outgoing};
 pub use json::Capture;
 pub use models::{Knowledge, ModelCard};
 pub use object::Object;
+pub use request::{Payload, Request};
 pub use sse::{EVENT_BYTES, Splitter};
 pub use stream::{Api, Asked, End, Stream};
 pub use target::{Busy, State, Target};
@@ -128,22 +130,6 @@ impl Upstream {
     #[must_use]
     pub fn aliases(&self) -> &BTreeMap<String, String> {
         &self.aliases
-    }
-
-    /// Every name a model goes by: as asked, as its alias says, and as the upstream calls it.
-    /// Asks an upstream that was never asked, for an alias may lead anywhere.
-    pub async fn names_of(&self, model: Option<&str>) -> Vec<String> {
-        let mut names: Vec<String> = model.map(str::to_owned).into_iter().collect();
-        for target in &self.targets {
-            let known = match target.learn(&self.client).await {
-                Ok(known) => known,
-                Err(_) => target.knowledge(),
-            };
-            if let Ok(Some(served)) = self.resolve(model, &known) {
-                names.push(served);
-            }
-        }
-        names
     }
 
     /// What is known of every target, asking those again that may be asked: nothing that scales
