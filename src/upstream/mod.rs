@@ -139,14 +139,8 @@ impl Upstream {
             if scales_to_zero(target.url()) {
                 return target.knowledge();
             }
-            let asked = tokio::time::timeout(
-                LIST_LIMIT,
-                target.learn_older(&self.client, LIST_LIMIT, LIST_AGE),
-            );
-            match asked.await {
-                Ok(Ok(knowledge)) => knowledge,
-                _ => target.knowledge(),
-            }
+            let asked = target.learn_older(&self.client, LIST_LIMIT, LIST_AGE).await;
+            asked.unwrap_or_else(|_| target.knowledge())
         });
         futures_util::future::join_all(asks).await
     }
