@@ -41,7 +41,7 @@ pub async fn answer(
     let request_bytes = read.0.len();
     let mut request = call::parse(endpoint, &head.headers, read, principal.entry.admin)?;
     request.headers = outgoing(&head.headers, request_id, gateway.upstream.api_key());
-    allow_model(gateway, &principal, request.model.as_deref()).await?;
+    request.allowed.clone_from(&principal.entry.models);
     let caller = Caller {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),
@@ -62,22 +62,6 @@ async fn identify(
     let principal = gateway.keys.identify(headers).await?;
     call::check_type(endpoint, headers)?;
     Ok(principal)
-}
-
-/// A key with a list of models calls those alone, by id or by alias.
-async fn allow_model(
-    gateway: &Gateway,
-    principal: &Principal,
-    model: Option<&str>,
-) -> Result<(), Error> {
-    let Some(allowed) = &principal.entry.models else {
-        return Ok(());
-    };
-    let names = gateway.upstream.names_of(model).await;
-    if names.iter().any(|name| allowed.contains(name)) {
-        return Ok(());
-    }
-    Err(Error::new(Code::ModelNotAllowed, "this key may not call this model").param("model"))
 }
 
 /// Sends the call and answers with what comes back. A stream that waits too long for its upstream
@@ -118,7 +102,7 @@ async fn exchange(
             *answer.headers_mut() = refusal.headers;
             Ok(answer)
         }
-        Err(error) if error.code() == Code::ModelNotFound => {
+        Err(error) if matches!(error.code(), Code::ModelNotFound | Code::ModelNotAllowed) => {
             admission.withdraw();
             Err(error)
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::forward::{Payload, Request};
 use super::models::Knowledge;
+use super::request::{Payload, Request};
 use super::{Client, Endpoint, Object, read_bounded};
 
 const TOKENIZE_LIMIT: Duration = Duration::from_secs(10);

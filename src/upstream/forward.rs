@@ -5,16 +5,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{self, Refusal, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence};
+use super::request::Request;
 use super::target::{Busy, Target, lock};
-use super::{Asked, Endpoint, Object, Upstream, read_bounded};
+use super::{Upstream, read_bounded};
 use crate::error::{Code, Error};
 
 /// A plain call has its head only with its last token.
@@ -25,26 +24,6 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts at a target that refuses connections.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(1);
-
-/// What is to be sent upstream, and what the caller needs to know of it.
-pub struct Request {
-    pub endpoint: Endpoint,
-    pub headers: HeaderMap,
-    pub payload: Payload,
-    /// As the client named it; empty is absent.
-    pub model: Option<String>,
-    pub stream: bool,
-    pub asked: Asked,
-    /// Stands for the body's bytes among all that are held; goes with them.
-    pub held: OwnedSemaphorePermit,
-}
-
-/// The body of a call.
-pub enum Payload {
-    Json(Object),
-    /// A form with a file: passed on as it is.
-    Form(Bytes),
-}
 
 /// What a call has been through, readable when the call itself is gone.
 #[derive(Default)]
@@ -96,6 +75,10 @@ impl Upstream {
         mut request: Request,
         progress: &Progress,
     ) -> Result<Answer, Error> {
+        if let Some(served) = self.foreseen(request.model.as_deref()) {
+            // No server need be asked, nor woken, for what is refused anyway.
+            request.check_allowed(Some(served))?;
+        }
         let mut pause = RETRY_FIRST;
         let waiting_since = Instant::now();
         loop {
@@ -154,6 +137,9 @@ impl Upstream {
             Ok(served) => served,
             Err(error) => return Ok(Err(error)),
         };
+        if let Err(error) = request.check_allowed(served.as_deref()) {
+            return Ok(Err(error));
+        }
         request.prepare(served.as_deref(), &knowledge);
         *lock(&progress.served_model) = served;
         self.send_fitting(request, target, &knowledge, progress)
@@ -192,6 +178,16 @@ impl Upstream {
             None => known.models.is_none().then(|| model.to_owned()),
         };
         resolved.map(Some).ok_or_else(unknown_model)
+    }
+
+    /// The only model id that a name can lead to, where that depends on no server.
+    fn foreseen<'a>(&'a self, model: Option<&'a str>) -> Option<&'a str> {
+        let model = model?;
+        match self.aliases.get(model).map(String::as_str) {
+            Some("*") => None,
+            Some(id) => Some(id),
+            None => Some(model),
+        }
     }
 
     /// Sends the call with an output bound that fits the context, once more lowered if the
@@ -330,56 +326,6 @@ struct Refused {
     cause: Option<reqwest::Error>,
     /// A server that starts refuses connections; one without a name does not start.
     may_be_starting: bool,
-}
-
-impl Request {
-    /// Writes into the body what every call needs: the model's id, and usage on streams.
-    fn prepare(&mut self, served: Option<&str>, known: &Knowledge) {
-        let Payload::Json(object) = &mut self.payload else {
-            return;
-        };
-        if let Some(served) = served
-            && object.string("model").as_deref() != Some(served)
-        {
-            object.set("model", serde_json::Value::from(served).to_string());
-        }
-        match self.endpoint {
-            Endpoint::ChatCompletions | Endpoint::Completions if self.stream => {
-                let options = stream_options(
-                    object.present("stream_options"),
-                    known.is_vllm.unwrap_or(true),
-                );
-                object.set("stream_options", options);
-            }
-            Endpoint::Responses if object.get("store") != Some("false") => {
-                object.set("store", "false".to_owned());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The client's own options, with usage forced on: final usage everywhere, running usage where the
-/// engine may have it.
-fn stream_options(own: Option<&str>, continuous: bool) -> String {
-    let text = Bytes::copy_from_slice(own.unwrap_or("{}").as_bytes());
-    let Ok(mut options) = Object::parse(text) else {
-        return own.unwrap_or("null").to_owned();
-    };
-    options.set("include_usage", "true".to_owned());
-    if continuous {
-        options.set("continuous_usage_stats", "true".to_owned());
-    }
-    String::from_utf8_lossy(&options.to_bytes()).into_owned()
-}
-
-impl Payload {
-    fn to_bytes(&self) -> Bytes {
-        match self {
-            Self::Json(object) => object.to_bytes(),
-            Self::Form(bytes) => bytes.clone(),
-        }
-    }
 }
 
 fn unknown_model() -> Error {

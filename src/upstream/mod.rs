@@ -10,6 +10,7 @@ mod headers;
 mod json;
 mod models;
 mod object;
+mod request;
 mod sse;
 mod stream;
 mod target;
@@ -19,11 +20,12 @@ mod tokens;
 
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
-pub use forward::{Answer, Exchange, Payload, Progress, Request};
+pub use forward::{Answer, Exchange, Progress};
 pub use headers::{clean_incoming, outgoing};
 pub use json::Capture;
 pub use models::{Knowledge, ModelCard};
 pub use object::Object;
+pub use request::{Payload, Request};
 pub use sse::{EVENT_BYTES, Splitter};
 pub use stream::{Api, Asked, End, Stream};
 pub use target::{Busy, State, Target};
@@ -130,22 +132,6 @@ impl Upstream {
         &self.aliases
     }
 
-    /// Every name a model goes by: as asked, as its alias says, and as the upstream calls it.
-    /// Asks an upstream that was never asked, for an alias may lead anywhere.
-    pub async fn names_of(&self, model: Option<&str>) -> Vec<String> {
-        let mut names: Vec<String> = model.map(str::to_owned).into_iter().collect();
-        for target in &self.targets {
-            let known = match target.learn(&self.client).await {
-                Ok(known) => known,
-                Err(_) => target.knowledge(),
-            };
-            if let Ok(Some(served)) = self.resolve(model, &known) {
-                names.push(served);
-            }
-        }
-        names
-    }
-
     /// What is known of every target, asking those again that may be asked: nothing that scales
     /// to zero, for the list is not worth a cold start.
     pub async fn list(&self) -> Vec<Arc<Knowledge>> {
@@ -153,14 +139,8 @@ impl Upstream {
             if scales_to_zero(target.url()) {
                 return target.knowledge();
             }
-            let asked = tokio::time::timeout(
-                LIST_LIMIT,
-                target.learn_older(&self.client, LIST_LIMIT, LIST_AGE),
-            );
-            match asked.await {
-                Ok(Ok(knowledge)) => knowledge,
-                _ => target.knowledge(),
-            }
+            let asked = target.learn_older(&self.client, LIST_LIMIT, LIST_AGE).await;
+            asked.unwrap_or_else(|_| target.knowledge())
         });
         futures_util::future::join_all(asks).await
     }

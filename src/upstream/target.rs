@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::models::{Knowledge, Silence, ask};
@@ -61,8 +61,9 @@ pub struct Target {
     /// When it could not be reached, or when that was last put to the test.
     unreached: Mutex<Option<Instant>>,
     knowledge: Mutex<Arc<Knowledge>>,
-    /// Held while the target is asked, so that it is asked once however many wait.
-    asking: tokio::sync::Mutex<()>,
+    /// Held while the target is asked, so that it is asked once however many wait. When it last
+    /// refused to be asked.
+    asking: tokio::sync::Mutex<Option<Instant>>,
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     in_flight: AtomicUsize,
@@ -216,6 +217,7 @@ impl Target {
         .await
     }
 
+    /// Takes `limit` at most, the wait for others that ask included.
     async fn learn_if(
         &self,
         client: &Client,
@@ -226,15 +228,26 @@ impl Target {
         if !wanted(&known) {
             return Ok(known);
         }
-        let _asking = self.asking.lock().await;
+        let began = Instant::now();
+        let deadline = began + limit;
+        let Ok(mut refused_at) = timeout_at(deadline, self.asking.lock()).await else {
+            return Ok(self.knowledge());
+        };
         let known = self.knowledge();
         if !wanted(&known) {
             return Ok(known);
         }
-        let answer = ask(client, &self.url, limit).await;
-        let learnt = match answer {
+        if refused_at.is_some_and(|at| at >= began) {
+            // Who asked meanwhile found out for all that wait.
+            return Err(Silence::Refused);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let learnt = match ask(client, &self.url, left).await {
             Ok(learnt) => learnt,
-            Err(Silence::Refused) => return Err(Silence::Refused),
+            Err(Silence::Refused) => {
+                *refused_at = Some(Instant::now());
+                return Err(Silence::Refused);
+            }
             // It listens but does not tell: calls go on without, and do not ask each time.
             Err(Silence::Other) => Knowledge {
                 asked_at: Some(Instant::now()),

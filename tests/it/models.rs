@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::expect::refusal;
-use super::fakes::model_server::{Answer, Behaviour, Fault, ModelServer, Settings};
+use super::fakes::model_server::{Answer, Behaviour, Call, Fault, ModelServer, Settings};
 use super::fakes::wire::Reply;
 use super::harness::Gate;
 
@@ -158,5 +158,20 @@ async fn models_of_an_upstream_that_does_not_answer_come_within_a_second() {
         server.on("/v1/models", fault);
         let gate = Gate::before(&server).await;
         assert_eq!(list(&gate).await, aliases);
+    }
+
+    // Nor does it wait for a call that asks.
+    let server = ModelServer::start(Settings::default()).await;
+    server.on("/v1/models", Behaviour::fault(Fault::MuteBeforeHead));
+    let gate = Gate::before(&server).await;
+    let body = json!({"max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]});
+    let listed = async {
+        let asks = |call: &Call| call.path == "/v1/models";
+        server.wait_for(|calls| calls.iter().any(asks)).await;
+        list(&gate).await
+    };
+    tokio::select! {
+        reply = gate.post("/v1/chat/completions", &body) => panic!("{}", reply.text()),
+        listed = listed => assert_eq!(listed, aliases),
     }
 }

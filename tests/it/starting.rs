@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::calls::{chat, row_of, with};
+use super::expect::refusal;
 use super::fakes::golden::normal_events;
 use super::fakes::model_server::{Behaviour, ModelServer, Settings};
 use super::harness::Gate;
@@ -244,4 +245,72 @@ async fn of_two_dead_servers_the_one_that_comes_up_is_found() {
             assert!(!normal_events(&reply.body).is_empty());
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_with_a_list_of_models_waits_too_for_what_its_alias_leads_to() {
+    const NARROW: &str = "sk-narrow-0123456789abcdef";
+    const OTHER: &str = "sk-other-0123456789abcdef0";
+    let mut server = ModelServer::refusing(Settings::default());
+    let keys = json!({
+        "narrow": {"key": NARROW, "models": ["tiny-chat"]},
+        "other": {"key": OTHER, "models": ["another"]},
+    });
+    let aliases = [("MODEL_ALIASES", "any=*,small=tiny-chat")];
+    let mut gate = Gate::with_keys(&server.url(), &aliases, &keys).await;
+    let ask = async |key: &str, body: &Value| {
+        let headers = [("content-type", "application/json"), ("x-api-key", key)];
+        let body = body.to_string();
+        gate.ask(&format!("POST {CHAT}"), &headers, body.as_bytes())
+            .await
+    };
+    let named = |model: &str| with(plain(), "model", json!(model));
+    let bodies = [named("any"), named("small"), named("tiny-chat"), named("")];
+    // What an alias with a fixed end leads to needs no server to be refused.
+    for model in ["small", "tiny-chat", "nobody"] {
+        refusal(&ask(OTHER, &named(model)).await, 403, "model_not_allowed");
+    }
+    assert_eq!(ask(NARROW, &named("nobody")).await.status, 403);
+    let any = named("any");
+    let (allowed, refused, ()) = tokio::join!(
+        join_all(bodies.iter().map(|body| ask(NARROW, body))),
+        ask(OTHER, &any),
+        async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            server.resume().await;
+        }
+    );
+    for reply in &allowed {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    refusal(&refused, 403, "model_not_allowed");
+    assert_eq!(server.model_calls().len(), bodies.len());
+    assert_eq!(gate.rows(bodies.len()).await.len(), bodies.len());
+}
+
+#[tokio::test]
+async fn of_several_servers_each_is_held_against_the_list_of_models() {
+    const NARROW: &str = "sk-narrow-0123456789abcdef";
+    let model = |model: &str| Settings {
+        model: model.to_owned(),
+        ..Settings::default()
+    };
+    let servers = [
+        ModelServer::start(model("open")).await,
+        ModelServer::start(model("closed")).await,
+    ];
+    let urls = servers.each_ref().map(ModelServer::url).join(",");
+    let keys = json!({"narrow": {"key": NARROW, "models": ["open"]}});
+    let gate = Gate::with_keys(&urls, &[("MODEL_ALIASES", "any=*")], &keys).await;
+    let headers = [("content-type", "application/json"), ("x-api-key", NARROW)];
+    let body = with(plain(), "model", json!("any")).to_string();
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        let reply = gate
+            .ask(&format!("POST {CHAT}"), &headers, body.as_bytes())
+            .await;
+        statuses.push(reply.status);
+    }
+    assert!(statuses.contains(&200), "{statuses:?}");
+    assert_eq!(servers[1].model_calls().len(), 0, "{statuses:?}");
 }

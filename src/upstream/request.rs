@@ -1,0 +1,96 @@
+//! A call as it goes upstream: its body, and what every body needs written into it. Knows no target.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::models::Knowledge;
+use super::{Asked, Endpoint, Object};
+use crate::error::{Code, Error};
+
+/// What is to be sent upstream, and what the caller needs to know of it.
+pub struct Request {
+    pub endpoint: Endpoint,
+    pub headers: HeaderMap,
+    pub payload: Payload,
+    /// As the client named it; empty is absent.
+    pub model: Option<String>,
+    /// The models that the caller may call, by id or by alias; `None` for all.
+    pub allowed: Option<Vec<String>>,
+    pub stream: bool,
+    pub asked: Asked,
+    /// Stands for the body's bytes among all that are held; goes with them.
+    pub held: OwnedSemaphorePermit,
+}
+
+/// The body of a call.
+pub enum Payload {
+    Json(Object),
+    /// A form with a file: passed on as it is.
+    Form(Bytes),
+}
+
+impl Request {
+    /// Checks the caller's list against the name that was asked for and the one that is served.
+    ///
+    /// # Errors
+    /// `model_not_allowed`.
+    pub(super) fn check_allowed(&self, served: Option<&str>) -> Result<(), Error> {
+        let Some(allowed) = &self.allowed else {
+            return Ok(());
+        };
+        let mut names = self.model.as_deref().into_iter().chain(served);
+        if names.any(|name| allowed.iter().any(|one| one == name)) {
+            return Ok(());
+        }
+        Err(Error::new(Code::ModelNotAllowed, "this key may not call this model").param("model"))
+    }
+
+    /// Writes into the body what every call needs: the model's id, and usage on streams.
+    pub(super) fn prepare(&mut self, served: Option<&str>, known: &Knowledge) {
+        let Payload::Json(object) = &mut self.payload else {
+            return;
+        };
+        if let Some(served) = served
+            && object.string("model").as_deref() != Some(served)
+        {
+            object.set("model", serde_json::Value::from(served).to_string());
+        }
+        match self.endpoint {
+            Endpoint::ChatCompletions | Endpoint::Completions if self.stream => {
+                let options = stream_options(
+                    object.present("stream_options"),
+                    known.is_vllm.unwrap_or(true),
+                );
+                object.set("stream_options", options);
+            }
+            Endpoint::Responses if object.get("store") != Some("false") => {
+                object.set("store", "false".to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The client's own options, with usage forced on: final usage everywhere, running usage where the
+/// engine may have it.
+fn stream_options(own: Option<&str>, continuous: bool) -> String {
+    let text = Bytes::copy_from_slice(own.unwrap_or("{}").as_bytes());
+    let Ok(mut options) = Object::parse(text) else {
+        return own.unwrap_or("null").to_owned();
+    };
+    options.set("include_usage", "true".to_owned());
+    if continuous {
+        options.set("continuous_usage_stats", "true".to_owned());
+    }
+    String::from_utf8_lossy(&options.to_bytes()).into_owned()
+}
+
+impl Payload {
+    pub(super) fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Json(object) => object.to_bytes(),
+            Self::Form(bytes) => bytes.clone(),
+        }
+    }
+}
