@@ -14,7 +14,8 @@ use super::payload::{Payload, PayloadFault};
 
 const MAX_NAME_CHARS: usize = 128;
 
-/// One entry of a key set.
+/// One entry of a key set; holds neither a key nor a whole hash.
+#[derive(Debug)]
 pub struct KeyEntry {
     pub name: Arc<str>,
     /// First 12 hex digits of the hash of the current key.
