@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failure::{self, Refusal, TooLong};
+use super::failure::{self, Refusal, Rejected, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence};
 use super::request::Request;
@@ -86,16 +86,21 @@ impl Upstream {
             let mut cause = None;
             for target in self.in_turn() {
                 *lock(&progress.target) = Some(target.clone());
-                let refused = match self.attempt(&mut request, &target, progress).await {
-                    Ok(answer) => return answer,
-                    Err(refused) => refused,
-                };
-                if refused.may_be_starting {
+                let (why, may_be_starting) =
+                    match self.attempt(&mut request, &target, progress).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(Failure::Final(error)) => return Err(error),
+                        Err(Failure::NotSent {
+                            cause,
+                            may_be_starting,
+                        }) => (cause, may_be_starting),
+                    };
+                if may_be_starting {
                     may_wait |= target.note_refusal(self.limits.cold_start_wait);
                 } else {
                     target.note_unreachable();
                 }
-                cause = refused.cause.or(cause);
+                cause = why.or(cause);
             }
             if !may_wait {
                 return Err(self.gave_up(waiting_since.elapsed(), cause));
@@ -121,11 +126,11 @@ impl Upstream {
         request: &mut Request,
         target: &Arc<Target>,
         progress: &Progress,
-    ) -> Result<Result<Answer, Error>, Refused> {
+    ) -> Result<Answer, Failure> {
         let knowledge = match target.learn(&self.client).await {
             Ok(knowledge) => knowledge,
             Err(Silence::Refused) => {
-                return Err(Refused {
+                return Err(Failure::NotSent {
                     cause: None,
                     may_be_starting: true,
                 });
@@ -133,13 +138,8 @@ impl Upstream {
             Err(Silence::Other) => target.knowledge(),
         };
         let knowledge = self.with_model(request, target, knowledge).await;
-        let served = match self.resolve(request.model.as_deref(), &knowledge) {
-            Ok(served) => served,
-            Err(error) => return Ok(Err(error)),
-        };
-        if let Err(error) = request.check_allowed(served.as_deref()) {
-            return Ok(Err(error));
-        }
+        let served = self.resolve(request.model.as_deref(), &knowledge)?;
+        request.check_allowed(served.as_deref())?;
         request.prepare(served.as_deref(), &knowledge);
         *lock(&progress.served_model) = served;
         self.send_fitting(request, target, &knowledge, progress)
@@ -198,53 +198,39 @@ impl Upstream {
         target: &Arc<Target>,
         known: &Knowledge,
         progress: &Progress,
-    ) -> Result<Result<Answer, Error>, Refused> {
+    ) -> Result<Answer, Failure> {
+        let mut fit = Fit::Unknown;
         if fit::may_exceed(request, known) {
-            fit::lower(&self.client, target.url(), request, known).await;
+            fit = fit::lower(&self.client, target.url(), request, known).await;
         }
-        let api = request.endpoint.api();
-        let too_long = |body: &[u8]| failure::context_refusal(body, api);
-        for is_second in [false, true] {
-            let (status, headers, body) = match self.send(request, target, progress).await? {
-                Ok(Answer::Refusal(Refusal {
-                    status,
-                    headers,
-                    body,
-                    ..
-                })) => (status, headers, body),
-                other => return Ok(other),
-            };
-            match failure::too_long(status, &body) {
-                Some(TooLong::Together) if !is_second => {
-                    match fit::lower(&self.client, target.url(), request, known).await {
-                        Fit::Lowered => {}
-                        Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
-                        // Not the prompt is too long: the upstream's own words say what is.
-                        Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
-                            return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal));
-                        }
-                        Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
-                            return Ok(Ok(Answer::Refusal(too_long(&body))));
-                        }
-                    }
-                }
-                Some(_) => return Ok(Ok(Answer::Refusal(too_long(&body)))),
-                None => return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal)),
+        let first = match self.send(request, target, progress).await? {
+            Sent::Rejected(rejected) if rejected.too_long() == Some(TooLong::Together) => rejected,
+            sent => return sent.judge(request),
+        };
+        if fit != Fit::PromptTooLong {
+            fit = fit::lower(&self.client, target.url(), request, known).await;
+        }
+        match fit {
+            Fit::Lowered => {}
+            Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
+            // Not the prompt is too long: the upstream's own words say what is.
+            Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
+                return Ok(Answer::Refusal(first.refuse()?));
+            }
+            Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
+                return Sent::Rejected(first).judge(request);
             }
         }
-        Ok(Err(Error::new(
-            Code::ContextLengthExceeded,
-            "prompt and output together do not fit into the model's context; shorten the prompt or ask for less output",
-        )))
+        self.send(request, target, progress).await?.judge(request)
     }
 
-    /// One request on the wire. Any answer that is no success comes back as a refusal, unjudged.
+    /// One request on the wire.
     async fn send(
         &self,
         request: &Request,
         target: &Arc<Target>,
         progress: &Progress,
-    ) -> Result<Result<Answer, Error>, Refused> {
+    ) -> Result<Sent, Failure> {
         let url = format!("{}{}", target.url(), request.endpoint.path());
         let outgoing = self
             .client
@@ -264,42 +250,26 @@ impl Upstream {
             Ok(Err(error)) if error.is_connect() => {
                 progress.attempts.fetch_sub(1, Ordering::Relaxed);
                 let may_be_starting = failure::is_refused(&error);
-                return Err(Refused {
+                return Err(Failure::NotSent {
                     cause: Some(error),
                     may_be_starting,
                 });
             }
-            Ok(Err(error)) => return Ok(Err(failure::describe(error))),
-            Err(_) => {
-                let error = Error::new(
-                    Code::UpstreamTimeout,
-                    "the model server did not begin to answer in time",
-                );
-                return Ok(Err(error));
-            }
+            Ok(Err(error)) => return Err(Failure::Final(failure::describe(error))),
+            Err(_) => return Err(Failure::Final(no_head())),
         };
         target.note_answer();
-        let status = answer.status();
-        if status.is_success() {
-            let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
-            let exchange = Exchange {
-                status,
-                headers: parts.headers,
-                body,
-                target: target.clone(),
-                busy,
-            };
-            return Ok(Ok(Answer::Exchange(exchange)));
+        if !answer.status().is_success() {
+            return Ok(Sent::Rejected(reject(answer).await));
         }
-        let headers = answer.headers().clone();
-        let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        Ok(Ok(Answer::Refusal(Refusal {
-            status,
-            headers,
+        let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+        Ok(Sent::Exchange(Exchange {
+            status: parts.status,
+            headers: parts.headers,
             body,
-            code: String::new(),
-        })))
+            target: target.clone(),
+            busy,
+        }))
     }
 
     fn gave_up(&self, waited: Duration, cause: Option<reqwest::Error>) -> Error {
@@ -321,11 +291,59 @@ impl Upstream {
     }
 }
 
-/// The target could not be reached: nothing was sent.
-struct Refused {
-    cause: Option<reqwest::Error>,
-    /// A server that starts refuses connections; one without a name does not start.
-    may_be_starting: bool,
+/// Why one target brought no answer.
+enum Failure {
+    /// The client is told; no other target is tried.
+    Final(Error),
+    /// The target could not be reached: nothing was sent.
+    NotSent {
+        cause: Option<reqwest::Error>,
+        /// A server that starts refuses connections; one without a name does not start.
+        may_be_starting: bool,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// What came back for a request.
+enum Sent {
+    Exchange(Exchange),
+    Rejected(Rejected),
+}
+
+impl Sent {
+    /// What the client gets of it.
+    fn judge(self, request: &Request) -> Result<Answer, Failure> {
+        Ok(match self {
+            Self::Exchange(exchange) => Answer::Exchange(exchange),
+            Self::Rejected(rejected) if rejected.too_long().is_some() => {
+                Answer::Refusal(rejected.into_context_refusal(request.endpoint.api()))
+            }
+            Self::Rejected(rejected) => Answer::Refusal(rejected.refuse()?),
+        })
+    }
+}
+
+async fn reject(answer: reqwest::Response) -> Rejected {
+    let status = answer.status();
+    let headers = answer.headers().clone();
+    let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
+    Rejected {
+        status,
+        headers,
+        body: body.ok().and_then(Result::ok).unwrap_or_default(),
+    }
+}
+
+fn no_head() -> Error {
+    Error::new(
+        Code::UpstreamTimeout,
+        "the model server did not begin to answer in time",
+    )
 }
 
 fn unknown_model() -> Error {
