@@ -1,7 +1,8 @@
 //! One call on its way: a target is chosen, the request prepared for it and sent, and the answer's
 //! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,26 +26,30 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(1);
 
-/// What a call has been through, readable when the call itself is gone.
-#[derive(Default)]
-pub struct Progress {
+/// What a call has been through so far.
+#[derive(Clone, Default)]
+pub struct Passage {
     /// Requests sent that carried the call.
-    pub attempts: AtomicU32,
+    pub attempts: u32,
     /// Time spent waiting for a target to come up, in milliseconds.
-    pub wait_ms: AtomicU64,
-    served_model: Mutex<Option<String>>,
-    target: Mutex<Option<Arc<Target>>>,
+    pub wait_ms: u64,
+    /// The model id sent upstream, if it is known.
+    pub served_model: Option<String>,
+    /// The target that was tried last.
+    pub target: Option<Arc<Target>>,
 }
 
+/// A call's passage, readable when the call itself is gone.
+#[derive(Default)]
+pub struct Progress(Mutex<Passage>);
+
 impl Progress {
-    /// The model id sent upstream, if it is known.
-    pub fn served_model(&self) -> Option<String> {
-        lock(&self.served_model).clone()
+    pub fn so_far(&self) -> Passage {
+        lock(&self.0).clone()
     }
 
-    /// The target that was tried last.
-    pub fn target(&self) -> Option<Arc<Target>> {
-        lock(&self.target).clone()
+    fn note(&self, change: impl FnOnce(&mut Passage)) {
+        change(&mut lock(&self.0));
     }
 }
 
@@ -84,10 +89,10 @@ impl Upstream {
         loop {
             let mut may_wait = false;
             let mut cause = None;
-            for target in self.in_turn() {
-                *lock(&progress.target) = Some(target.clone());
+            for target in self.in_turn().iter() {
+                progress.note(|passage| passage.target = Some(target.clone()));
                 let (why, may_be_starting) =
-                    match self.attempt(&mut request, &target, progress).await {
+                    match self.attempt(&mut request, target, progress).await {
                         Ok(answer) => return Ok(answer),
                         Err(Failure::Final(error)) => return Err(error),
                         Err(Failure::NotSent {
@@ -108,17 +113,20 @@ impl Upstream {
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MOST);
             let waited = u64::try_from(waiting_since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            progress.wait_ms.store(waited, Ordering::Relaxed);
+            progress.note(|passage| passage.wait_ms = waited);
         }
     }
 
     /// Every target, in the order in which a call tries them: the least busy first, equals in turn.
-    fn in_turn(&self) -> Vec<Arc<Target>> {
+    fn in_turn(&self) -> Cow<'_, [Arc<Target>]> {
+        if let [_] = self.targets[..] {
+            return Cow::Borrowed(&self.targets);
+        }
         let mut targets = self.targets.clone();
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len().max(1);
         targets.rotate_left(first);
-        targets.sort_by_cached_key(|target| (target.turn(), target.in_flight()));
-        targets
+        targets.sort_by_cached_key(|target| (target.claim_turn(), target.in_flight()));
+        Cow::Owned(targets)
     }
 
     async fn attempt(
@@ -141,7 +149,7 @@ impl Upstream {
         let served = self.resolve(request.model.as_deref(), &knowledge)?;
         request.check_allowed(served.as_deref())?;
         request.prepare(served.as_deref(), &knowledge);
-        *lock(&progress.served_model) = served;
+        progress.note(|passage| passage.served_model = served);
         self.send_fitting(request, target, &knowledge, progress)
             .await
     }
@@ -201,14 +209,14 @@ impl Upstream {
     ) -> Result<Answer, Failure> {
         let mut fit = Fit::Unknown;
         if fit::may_exceed(request, known) {
-            fit = fit::lower(&self.client, target.url(), request, known).await;
+            fit = fit::lower(&self.client, target, request, known).await;
         }
         let first = match self.send(request, target, progress).await? {
             Sent::Rejected(rejected) if rejected.too_long() == Some(TooLong::Together) => rejected,
             sent => return sent.judge(request),
         };
         if fit != Fit::PromptTooLong {
-            fit = fit::lower(&self.client, target.url(), request, known).await;
+            fit = fit::lower(&self.client, target, request, known).await;
         }
         match fit {
             Fit::Lowered => {}
@@ -231,7 +239,7 @@ impl Upstream {
         target: &Arc<Target>,
         progress: &Progress,
     ) -> Result<Sent, Failure> {
-        let url = format!("{}{}", target.url(), request.endpoint.path());
+        let url = target.route(request.endpoint.path());
         let outgoing = self
             .client
             .http
@@ -244,11 +252,11 @@ impl Upstream {
         } else {
             PLAIN_HEAD_LIMIT
         };
-        progress.attempts.fetch_add(1, Ordering::Relaxed);
+        progress.note(|passage| passage.attempts += 1);
         let answer = match timeout(head_limit, outgoing.send()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.is_connect() => {
-                progress.attempts.fetch_sub(1, Ordering::Relaxed);
+                progress.note(|passage| passage.attempts -= 1);
                 let may_be_starting = failure::is_refused(&error);
                 return Err(Failure::NotSent {
                     cause: Some(error),
