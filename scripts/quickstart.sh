@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
 # Builds Tollgate, makes a first key, and serves on this machine with the embedded defaults.
-# Needs Rust and a C compiler. Settings come from the environment: PORT, VLLM_ENDPOINT, DATA_DIR.
+# Needs Rust and a C compiler. Settings come from the environment or ./.env, as they do for the
+# program: PORT, VLLM_ENDPOINT, DATA_DIR and the others of docs/configuration.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-port=${PORT:-8000}
-endpoint=${VLLM_ENDPOINT:-http://127.0.0.1:8001}
+# The value of a setting in ./.env; empty if it is not there.
+in_file() {
+    if [[ -f .env ]]; then
+        sed -nE "s/^(export )?$1=[\"']?([^\"'#]*[^\"'# ]).*/\2/p" .env | tail -n 1
+    fi
+}
+
+port=${PORT:-$(in_file PORT)}
+port=${port:-8000}
+set_endpoint=${VLLM_ENDPOINT:-$(in_file VLLM_ENDPOINT)}
+endpoint=${set_endpoint:-http://127.0.0.1:8001}
 bin=${CARGO_TARGET_DIR:-target}/release
 model_server=""
 
@@ -39,7 +49,7 @@ listens() {
 if listens; then
     echo "== building (the first time takes some minutes)"
     cargo build --release --locked --bin tollgate
-elif [[ -n ${VLLM_ENDPOINT:-} ]]; then
+elif [[ -n $set_endpoint && $set_endpoint != http://127.0.0.1:8001 ]]; then
     echo "quickstart: nothing listens at $endpoint; start the model server or unset VLLM_ENDPOINT" >&2
     exit 1
 else
@@ -86,4 +96,4 @@ What was used:  $bin/tollgate usage
 Stop:           Ctrl-C
 
 TEXT
-PORT=$port VLLM_ENDPOINT=$endpoint "$bin/tollgate" serve
+"$bin/tollgate" serve

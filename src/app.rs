@@ -78,16 +78,13 @@ impl App {
         })
     }
 
-    /// Serves on `listener` until `shutdown` is over, then drains: streams end or are cut, rows
+    /// Serves on `listeners` until `shutdown` is over, then drains: streams end or are cut, rows
     /// reach the sink.
-    ///
-    /// # Errors
-    /// When the listener for metrics cannot be bound.
     pub async fn run(
         self,
-        listener: TcpListener,
+        listeners: Vec<(TcpListener, Surface)>,
         shutdown: impl Future<Output = ()>,
-    ) -> anyhow::Result<()> {
+    ) {
         let Self { gateway, config } = self;
         let ending = Ending::default();
         let tasks = TaskTracker::new();
@@ -96,11 +93,6 @@ impl App {
             client_stall: config.limits.client_stall,
             max_connections: max_connections(),
         };
-        let mut listeners = vec![(listener, Surface::All)];
-        if let Some(port) = config.metrics_port {
-            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-            listeners.push((bind(address, "METRICS_PORT").await?, Surface::Metrics));
-        }
         let servers = TaskTracker::new();
         for (listener, surface) in listeners {
             let service = service(gateway.clone(), surface);
@@ -123,7 +115,6 @@ impl App {
         writing.cancel();
         tasks.close();
         tasks.wait().await;
-        Ok(())
     }
 }
 
@@ -135,9 +126,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = SocketAddr::new(config.host, config.port);
     // Before anything else: whoever asks for a taken port learns it at once.
     let listener = bind(address, "PORT").await?;
+    let bound = listener.local_addr().unwrap_or(address);
+    let mut listeners = vec![(listener, Surface::All)];
+    if let Some(port) = config.metrics_port {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        listeners.push((bind(address, "METRICS_PORT").await?, Surface::Metrics));
+    }
     let shutdown = signals()?;
     let app = App::build(config).await?;
-    let bound = listener.local_addr().unwrap_or(address);
     let upstreams: Vec<&str> = app
         .gateway
         .upstream
@@ -146,7 +142,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .map(|target| target.url())
         .collect();
     tracing::info!(address = %bound, upstream = upstreams.join(","), version = env!("CARGO_PKG_VERSION"), "tollgate listens");
-    app.run(listener, shutdown).await
+    app.run(listeners, shutdown).await;
+    Ok(())
 }
 
 /// Binds, and says what to do if another program is there.
@@ -189,13 +186,7 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());
-    let lost = gateway.ledger.drain(left).await;
-    if lost > 0 {
-        tracing::error!(
-            rows = lost,
-            "rows did not reach the sink; the log holds them"
-        );
-    }
+    gateway.ledger.drain(left).await;
     gateway.keys.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -22,6 +22,8 @@ pub enum Code {
     BodyTooLarge,
     UnsupportedMediaType,
     RateLimitExceeded,
+    /// A fault of the gateway itself.
+    Internal,
     UpstreamUnreachable,
     UpstreamError,
     ReloadFailed,
@@ -50,6 +52,7 @@ impl Code {
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::RateLimitExceeded => "rate_limit_exceeded",
+            Self::Internal => "internal_error",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamError => "upstream_error",
             Self::ReloadFailed => "reload_failed",

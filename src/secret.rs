@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Holds a secret. There is no `Display` and no `Serialize`, and `Debug` prints stars, so that a
 /// secret can only leave through [`Secret::expose`], which is easy to find.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {

@@ -1,6 +1,7 @@
 //! The accept loop: connections, their bounds, and their orderly end. Knows HTTP, no routes.
 
 mod guard;
+mod streams;
 
 use std::convert::Infallible;
 use std::io;
@@ -26,6 +27,7 @@ use tower::Service;
 
 use crate::telemetry::metrics::Metrics;
 use guard::Guarded;
+use streams::Streams;
 
 /// Heads larger than this, or with more headers, are refused with 431.
 const HEAD_BYTES: u32 = 64 * 1024;
@@ -96,7 +98,7 @@ pub async fn serve<S, B>(
         + Clone
         + Send
         + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let graceful = GracefulShutdown::new();
     let connections = TaskTracker::new();
@@ -114,15 +116,17 @@ pub async fn serve<S, B>(
             settings: settings.clone(),
             stop: ending.stop.clone(),
             watcher: graceful.watcher(),
-            streams: Streams(connections.clone()),
+            streams: Streams {
+                tasks: connections.clone(),
+                stall_limit: settings.client_stall,
+            },
         };
         let serving = connection(socket, service.clone(), care);
         let (metrics, abandon) = (metrics.clone(), ending.abandon.clone());
         connections.spawn(async move {
-            metrics.connection_opened();
+            let _open = Open::new(metrics);
+            let _place = place;
             abandon.run_until_cancelled(serving).await;
-            metrics.connection_closed();
-            drop(place);
         });
     }
     drop(listener);
@@ -130,6 +134,22 @@ pub async fn serve<S, B>(
     // Each connection holds a watcher until it ends, abandoned or not.
     graceful.shutdown().await;
     connections.wait().await;
+}
+
+/// A connection that is counted until it ends, in whatever way.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        metrics.connection_opened();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
 }
 
 async fn accept(
@@ -161,26 +181,13 @@ struct Care {
     streams: Streams,
 }
 
-/// Runs the streams of HTTP/2 connections as tasks that the server waits for too.
-#[derive(Clone)]
-struct Streams(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Streams
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        self.0.spawn(stream);
-    }
-}
-
 async fn connection<S, B>(socket: TcpStream, service: S, care: Care)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     // Without it small events wait for the acknowledgement of those before them.
     let _ = socket.set_nodelay(true);
@@ -207,7 +214,7 @@ where
         (socket, Bytes::new(), false)
     };
     let guarded = Guarded::new(socket, prefix, settings.client_stall, HEAD_LIMIT, stop);
-    let service = TowerToHyperService::new(guarded.first_head().noted_by(service));
+    let service = guarded.first_head().noted_by(service);
     let io = TokioIo::new(guarded);
     let served = if speaks_h2 {
         let mut builder = http2::Builder::new(streams);
@@ -217,6 +224,7 @@ where
             .max_header_list_size(HEAD_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_LIMIT);
+        let service = TowerToHyperService::new(streams::noted(service));
         watcher.watch(builder.serve_connection(io, service)).await
     } else {
         let mut builder = http1::Builder::new();
@@ -225,6 +233,7 @@ where
             .header_read_timeout(IDLE_LIMIT)
             .max_headers(HEADERS)
             .max_buf_size(usize::try_from(HEAD_BYTES).unwrap_or(usize::MAX));
+        let service = TowerToHyperService::new(service);
         watcher.watch(builder.serve_connection(io, service)).await
     };
     if let Err(error) = served {

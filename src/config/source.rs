@@ -12,8 +12,8 @@ const DOTENV_BYTES: u64 = 256 * 1024;
 /// Variables that the platform sets and nobody configures.
 const PLATFORM: [&str; 2] = ["K_SERVICE", "K_REVISION"];
 
-/// All that a configuration is made of.
-#[derive(Clone, Debug, Default)]
+/// All that a configuration is made of. No `Debug`: it holds secrets in clear.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// Variable names with values; these win.
     pub flags: BTreeMap<String, String>,

@@ -39,7 +39,7 @@ impl Admission {
     /// Admits a call: takes what its key limits, waiting a little where that may help.
     ///
     /// # Errors
-    /// `rate_limit_exceeded`.
+    /// `rate_limit_exceeded`; `not_ready` when the process ends meanwhile.
     pub async fn grant(
         gateway: &Arc<Gateway>,
         principal: &Principal,
@@ -49,7 +49,11 @@ impl Admission {
     ) -> Result<Self, Error> {
         let slot = match &principal.entry.concurrency {
             None => None,
-            Some(slots) => Some(take_slot(slots.clone()).await?),
+            Some(slots) => tokio::select! {
+                biased;
+                slot = take_slot(slots.clone()) => Some(slot?),
+                () = gateway.cut.cancelled() => return Err(shutting_down()),
+            },
         };
         gateway.metrics.admitted();
         let record = UsageRecord {
@@ -167,6 +171,11 @@ impl Drop for Admission {
             // It was let go in the end, for its client did not take the answer.
             record.outcome = Outcome::Drained;
         }
+        if record.status == 499 && std::thread::panicking() {
+            record.status = 500;
+            record.outcome = Outcome::Complete;
+            record.error_code = Some(Code::Internal.as_str().to_owned());
+        }
         let elapsed = self.started.elapsed();
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
@@ -190,6 +199,14 @@ async fn take_slot(slots: Arc<tokio::sync::Semaphore>) -> Result<OwnedSemaphoreP
         _ => Err(Error::new(Code::RateLimitExceeded, "this key has as many calls in flight as it may have at once; wait for one of them to end")
             .retry_after(Duration::from_secs(5))),
     }
+}
+
+/// The process ends before the call is answered.
+pub fn shutting_down() -> Error {
+    Error::new(
+        Code::NotReady,
+        "this instance of the gateway is shutting down; try again",
+    )
 }
 
 fn wide(bytes: usize) -> u64 {

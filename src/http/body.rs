@@ -190,12 +190,3 @@ pub async fn drain(headers: &HeaderMap, mut body: Incoming) {
     // Out of time is as good as done: the answer goes out either way.
     let _ = timeout(DRAIN_LIMIT, reading).await;
 }
-
-/// An answer of the panic layer, whose bodies fail with any error, as one of ours.
-pub fn unify<B>(answer: Response<B>) -> Answer
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    answer.map(|body| body.map_err(std::io::Error::other).boxed_unsync())
-}

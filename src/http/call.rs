@@ -99,6 +99,7 @@ pub fn parse(
     };
     let stream = flag(object.present("stream"), "stream")?.unwrap_or(false) && endpoint.streams();
     let asked = asked(endpoint, &object)?;
+    check_needed(endpoint, &object)?;
     Ok(Request {
         endpoint,
         headers: HeaderMap::new(),
@@ -129,7 +130,7 @@ fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<
         let message = format!("the field {name} needs an admin key");
         return Err(Error::new(Code::AdminRequired, message).param(name));
     }
-    for &name in endpoint.output_limits() {
+    for &name in endpoint.output_limits().iter().chain(&["n"]) {
         if object
             .present(name)
             .is_some_and(|value| serde_json::from_str::<serde_json::Number>(value).is_err())
@@ -155,6 +156,34 @@ fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<
         flag(object.present("store"), "store")?;
     }
     Ok(())
+}
+
+fn check_needed(endpoint: Endpoint, object: &Object) -> Result<(), Error> {
+    let wanted = needed(endpoint);
+    if let [first, ..] = wanted
+        && wanted.iter().all(|name| object.present(name).is_none())
+    {
+        let message = format!("the request lacks the field {first}");
+        return Err(Error::new(Code::InvalidRequest, message).param(first));
+    }
+    if object
+        .present("messages")
+        .is_some_and(|messages| !messages.starts_with('['))
+    {
+        return Err(wrong_type("messages", "a list"));
+    }
+    Ok(())
+}
+
+/// The members of which a route needs one. What else it needs, the upstream says in its own words.
+const fn needed(endpoint: Endpoint) -> &'static [&'static str] {
+    match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::CountTokens => &["messages"],
+        Endpoint::Completions => &["prompt", "prompt_embeds"],
+        Endpoint::Embeddings => &["input", "messages"],
+        Endpoint::Responses => &["input"],
+        _ => &[],
+    }
 }
 
 /// What the client asked of the stream itself.
@@ -225,10 +254,10 @@ fn parse_form(
                 "the content type names no boundary between the parts of the form",
             )
         })?;
-    let field = |name| form::field(&body, &boundary, name);
-    let model = field("model").filter(|model| !model.is_empty());
-    let stream =
-        field("stream").is_some_and(|value| matches!(value.as_str(), "true" | "True" | "1"));
+    let [model, stream] =
+        form::fields(&body, &boundary, ["model", "stream"]).map_err(refused_form)?;
+    let model = model.filter(|model| !model.is_empty());
+    let stream = stream.is_some_and(|value| matches!(value.as_str(), "true" | "True" | "1"));
     Ok(Request {
         endpoint,
         headers: HeaderMap::new(),
@@ -239,6 +268,22 @@ fn parse_form(
         asked: Asked::default(),
         held,
     })
+}
+
+fn refused_form(fault: form::Fault) -> Error {
+    let refuse = |message| Error::new(Code::InvalidRequest, message);
+    match fault {
+        form::Fault::Twice(name) => {
+            refuse(format!("the field {name} stands twice in the form")).param(name)
+        }
+        form::Fault::NoWord(name) => {
+            refuse(format!("the field {name} of the form must be a short text")).param(name)
+        }
+        form::Fault::TooManyParts => {
+            refuse("the form has more parts than this gateway takes".to_owned())
+        }
+        form::Fault::Malformed => refuse("the body is not a well-formed multipart form".to_owned()),
+    }
 }
 
 /// Words for the log: where JSON breaks, not what it says.
@@ -261,18 +306,18 @@ pub fn product(headers: &HeaderMap) -> Option<String> {
     Some(product.to_owned())
 }
 
-/// An id of the caller's own, if it is one that can be kept.
+/// An id of the caller's own: the first that can be kept.
 pub fn client_request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers
-        .get("x-client-request-id")
-        .or_else(|| headers.get("x-request-id"))?
-        .to_str()
-        .ok()?;
-    let is_kept = (1..=64).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-    is_kept.then(|| id.to_owned())
+    ["x-client-request-id", "x-request-id"]
+        .into_iter()
+        .filter_map(|name| headers.get(name)?.to_str().ok())
+        .find(|id| {
+            (1..=64).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        })
+        .map(str::to_owned)
 }
 
 /// The id of the trace that the request belongs to, by W3C's header or Google's older one.
@@ -284,4 +329,23 @@ pub fn trace(headers: &HeaderMap) -> Option<String> {
     };
     let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_id.then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_cannot_be_kept_hides_no_other() {
+        let id = |mine: &str, other: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-client-request-id", mine.parse().expect("a value"));
+            headers.insert("x-request-id", other.parse().expect("a value"));
+            client_request_id(&headers)
+        };
+        assert_eq!(id("mine", "other").as_deref(), Some("mine"));
+        assert_eq!(id("two words", "other").as_deref(), Some("other"));
+        assert_eq!(id("", "other").as_deref(), Some("other"));
+        assert_eq!(id("a/b", &"a".repeat(65)), None);
+    }
 }

@@ -18,17 +18,17 @@ mod view;
 pub use body::{Answer, Bodies, Body};
 pub use cors::Cors;
 
-use std::any::Any;
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceBuilder, service_fn};
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::{Service, service_fn};
 
 use crate::auth::{KeyRing, Principal};
 use crate::config::{Instance, Limits};
@@ -72,15 +72,10 @@ pub fn service(
     surface: Surface,
 ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send
 {
-    let inner = service_fn(move |request| {
+    service_fn(move |request| {
         let gateway = gateway.clone();
         async move { Ok::<_, Infallible>(handle(gateway, surface, request).await) }
-    });
-    // The panic layer has a body type of its own, which has no place in `Answer`.
-    ServiceBuilder::new()
-        .map_response(body::unify)
-        .layer(CatchPanicLayer::custom(panicked))
-        .service(inner)
+    })
 }
 
 /// The rim: request id, dispatch, errors, CORS, metrics.
@@ -95,7 +90,7 @@ async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incomi
         Found::Route(route) => route.name(),
         Found::WrongMethod(_) | Found::Nothing => "other",
     };
-    let outcome = dispatch(&gateway, surface, &found, request, &request_id).await;
+    let outcome = caught(dispatch(&gateway, surface, &found, request, &request_id)).await;
     let mut answer = outcome.unwrap_or_else(|error| {
         gateway.metrics.refused(error.code());
         gateway.refusals.write(&Refusal {
@@ -271,26 +266,41 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the layer hands the box over"
-)]
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Answer {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(
-        panic = text.unwrap_or("of another type"),
-        "a request panicked"
-    );
-    let error = Error::new(
-        Code::UpstreamError,
-        "the gateway failed with an internal error",
-    )
-    .status(500);
-    let mut answer = reply::error(&error, Api::Opaque);
-    // The id of the request is lost with its stack.
-    answer.headers_mut().insert(REQUEST_ID, new_request_id());
-    answer
+/// The outcome of an answer in the making; a panic becomes an error like any other.
+async fn caught(answer: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+    // What requests share is in order after a panic: locks are taken even if poisoned, and an
+    // admitted call is settled when it is dropped.
+    AssertUnwindSafe(answer)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("of another type");
+            tracing::error!(panic = text, "a request panicked");
+            Err(
+                Error::new(Code::Internal, "the gateway failed with an internal error")
+                    .because(format!("panic: {text}")),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_the_gateway() {
+        let formatted = "words".to_owned();
+        let error = caught(async move { panic!("{formatted}") }).await.err();
+        let error = error.expect("an error");
+        assert_eq!(error.code(), Code::Internal);
+        assert_eq!(reply::status_of(&error).as_u16(), 500);
+        assert_eq!(error.cause_chain(), "panic: words");
+        assert!(!error.message().contains("words"));
+        let answer = caught(async { Ok(ops::root()) }).await;
+        assert_eq!(answer.expect("an answer").status().as_u16(), 200);
+    }
 }

@@ -46,9 +46,10 @@ pub struct Terms {
 /// A call's answer on its way to the client. Dropping it is the client leaving, unless its end was
 /// seen before.
 pub struct Relay {
+    // Before the admission: the upstream is let go before the call is written down.
+    phase: Phase,
     admission: Admission,
     terms: Terms,
-    phase: Phase,
     view: View,
     out: VecDeque<Bytes>,
     last_sent: Instant,
@@ -275,7 +276,6 @@ impl Relay {
 
     /// The answer's own end was seen, or the upstream ended without one.
     fn close(&mut self, end: End) {
-        self.note_tokens();
         match end {
             End::Proper => self.admission.end(Outcome::Complete, None),
             End::UpstreamError => {
@@ -315,7 +315,6 @@ impl Relay {
     }
 
     fn note_failure(&mut self, error: &Error) {
-        self.note_tokens();
         self.admission.fail(error);
         tracing::warn!(
             endpoint = self.terms.endpoint.path(),

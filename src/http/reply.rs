@@ -27,6 +27,7 @@ pub const fn status(code: Code) -> StatusCode {
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Code::UpstreamUnreachable | Code::UpstreamError | Code::ReloadFailed => {
             StatusCode::BAD_GATEWAY
         }

@@ -157,15 +157,19 @@ fn decode(id: &str) -> Option<String> {
     let mut rest = id.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         if byte == b'%' {
-            let hex = std::str::from_utf8(after.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &after[2..];
+            let (&[high, low], after) = after.split_first_chunk()?;
+            bytes.push(hex_digit(high)? << 4 | hex_digit(low)?);
+            rest = after;
         } else {
             bytes.push(byte);
             rest = after;
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    u8::try_from(char::from(byte).to_digit(16)?).ok()
 }
 
 #[cfg(test)]
@@ -239,7 +243,9 @@ mod tests {
                 "{path}"
             );
         }
-        assert_eq!(get("/v1/models/%"), Found::Nothing);
+        for wrong in ["%", "%2", "%+f", "%f+", "%-1", "% f"] {
+            assert_eq!(get(&format!("/v1/models/{wrong}")), Found::Nothing);
+        }
         assert_eq!(get("/v1/models/%ff"), Found::Nothing);
         assert_eq!(get("/v1/models/"), Found::Route(Route::Models));
     }

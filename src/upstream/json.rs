@@ -181,9 +181,8 @@ enum Place {
     Other,
 }
 
-/// A captured value longer than this is given up.
+/// A captured value longer than this is given up; longer keys are none of ours.
 const CAPTURE_BYTES: usize = 8 * 1024;
-/// Longer keys are none of ours.
 const KEY_BYTES: usize = 64;
 
 impl Capture {

@@ -217,6 +217,43 @@ async fn a_client_that_stops_reading_is_let_go() {
 }
 
 #[tokio::test]
+async fn an_http2_stream_whose_client_opens_no_window_is_let_go() {
+    // Another test may have installed it.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let server = ModelServer::start(Settings::default()).await;
+    let settings = [("CLIENT_STALL_SECONDS", "1"), ("H2C", "true")];
+    let mut gate = Gate::with(&server.url(), &settings).await;
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .http2_initial_stream_window_size(1024)
+        .no_proxy()
+        .build()
+        .expect("a client");
+    let url = format!("http://{}{CHAT}", gate.addr);
+    let ask = |body: String| {
+        client
+            .post(&url)
+            .header("x-api-key", KEY)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+    };
+    server.next(Behaviour::tokens(200));
+    // Nobody reads its body, while the connection itself stays in order.
+    let unread = ask(BODY.replacen('{', "{\"stream\":true,\"max_tokens\":200,", 1)).await;
+    let unread = unread.expect("a head");
+    assert_eq!(unread.status(), 200);
+    let rows = gate.rows(1).await;
+    assert_eq!(rows[0]["outcome"], "client_abort");
+    let other = ask(BODY.to_owned()).await.expect("an answer");
+    assert_eq!(other.version(), http::Version::HTTP_2);
+    assert!(other.text().await.expect("a body").contains("choices"));
+    assert!(unread.bytes().await.is_err(), "the stream was reset");
+    let rows = gate.rows(2).await;
+    assert_eq!(rows[1]["outcome"], "complete");
+}
+
+#[tokio::test]
 async fn unusual_requests_are_answered() {
     let (server, mut gate) = start().await;
     let plain = call("");

@@ -45,7 +45,10 @@ async fn every_proxied_route_reaches_its_upstream_path_under_each_of_its_names()
         let (kind, body) = if path.contains("audio") {
             ("multipart/form-data; boundary=b", form)
         } else {
-            ("application/json", "{\"model\":\"tiny-chat\"}")
+            (
+                "application/json",
+                r#"{"model":"tiny-chat","messages":[],"prompt":"a","input":"a"}"#,
+            )
         };
         for name in [
             bare.to_owned(),

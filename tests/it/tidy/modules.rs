@@ -3,61 +3,55 @@
 use super::assert_none;
 use super::source::{Source, rust_sources};
 
-/// Every module of the crate and what it may name as `crate::...`.
-const MAY_USE: [(&str, &[&str]); 12] = [
-    (
-        "app",
-        &[
-            "auth",
-            "config",
-            "error",
-            "http",
-            "secret",
-            "server",
-            "store",
-            "telemetry",
-            "upstream",
-            "usage",
-        ],
-    ),
-    ("auth", &["config", "error", "secret"]),
-    (
-        "cli",
-        &[
-            "app",
-            "auth",
-            "config",
-            "error",
-            "secret",
-            "store",
-            "telemetry",
-            "usage",
-        ],
-    ),
-    ("config", &["secret"]),
-    ("error", &[]),
-    (
-        "http",
-        &[
-            "auth",
-            "config",
-            "error",
-            "secret",
-            "telemetry",
-            "upstream",
-            "usage",
-        ],
-    ),
-    ("secret", &[]),
-    ("server", &["telemetry"]),
-    ("store", &["error"]),
-    ("telemetry", &["config", "error", "usage"]),
-    ("upstream", &["config", "error", "secret", "telemetry"]),
-    (
-        "usage",
-        &["config", "error", "store", "telemetry", "upstream"],
-    ),
-];
+const MAP: &str = include_str!("../../../ARCHITECTURE.md");
+
+/// A module of the map and what it may name as `crate::...`.
+struct Room {
+    name: String,
+    may_use: Vec<String>,
+}
+
+/// The rows of the table of modules. Its last column names modules, or says `all below`, or `all
+/// but` some.
+fn rooms() -> Vec<Room> {
+    let table = MAP
+        .split("\n## Modules\n")
+        .nth(1)
+        .expect("the table of modules");
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').collect())
+        .collect();
+    let names: Vec<Vec<String>> = rows.iter().map(|cells| quoted(cells[0])).collect();
+    let mut rooms = Vec::new();
+    for (at, cells) in rows.iter().enumerate() {
+        let said = quoted(cells[2]);
+        let may_use = if cells[2].contains("all below") {
+            names[at + 1..].concat()
+        } else if cells[2].contains("all but") {
+            let mut all = names.concat();
+            all.retain(|name| !said.contains(name));
+            all
+        } else {
+            said
+        };
+        rooms.extend(names[at].iter().map(|name| Room {
+            name: name.clone(),
+            may_use: may_use.clone(),
+        }));
+    }
+    rooms
+}
+
+/// The words between backticks.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
 
 /// The first names after each `crate::` of a text, groups in braces included.
 fn named(text: &str) -> Vec<String> {
@@ -106,7 +100,8 @@ fn wrong_arrows(source: &Source) -> Vec<String> {
     else {
         return Vec::new();
     };
-    let Some((_, may_use)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
+    let rooms = rooms();
+    let Some(Room { may_use, .. }) = rooms.iter().find(|room| room.name == module) else {
         return vec![format!(
             "{}: the module `{module}` is not in the table",
             source.path
@@ -118,7 +113,7 @@ fn wrong_arrows(source: &Source) -> Vec<String> {
         .collect();
     let used = named(&code)
         .into_iter()
-        .filter(|used| used != module && !may_use.contains(&used.as_str()));
+        .filter(|used| used != module && !may_use.contains(used));
     used.map(|used| format!("{}: `{module}` must not use `{used}`", source.path))
         .collect()
 }
