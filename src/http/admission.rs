@@ -2,7 +2,6 @@
 //! row, once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -180,10 +179,11 @@ impl Drop for Admission {
         let elapsed = self.started.elapsed();
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
-        record.attempts = self.progress.attempts.load(Ordering::Relaxed);
-        record.wait_ms = self.progress.wait_ms.load(Ordering::Relaxed);
-        record.served_model = self.progress.served_model();
-        if let Some(target) = self.progress.target() {
+        let passage = self.progress.so_far();
+        record.attempts = passage.attempts;
+        record.wait_ms = passage.wait_ms;
+        record.served_model = passage.served_model;
+        if let Some(target) = passage.target {
             target.url().clone_into(&mut record.upstream);
         }
         self.gateway

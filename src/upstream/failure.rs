@@ -23,6 +23,13 @@ pub struct Refusal {
     pub code: String,
 }
 
+/// An answer that is no success, as it came.
+pub struct Rejected {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
 /// Nothing listens there (yet): the only failures that starting can explain.
 pub fn is_refused(error: &reqwest::Error) -> bool {
     if !error.is_connect() {
@@ -66,42 +73,92 @@ pub enum TooLong {
     Together,
 }
 
-/// Reads a refusal's text for what it says of length.
-pub fn too_long(status: StatusCode, body: &[u8]) -> Option<TooLong> {
-    if !matches!(status.as_u16(), 400 | 413 | 422) {
-        return None;
+impl Rejected {
+    /// Reads the text for what it says of length.
+    pub fn too_long(&self) -> Option<TooLong> {
+        if !matches!(self.status.as_u16(), 400 | 413 | 422) {
+            return None;
+        }
+        let (text, code) = error_text(&self.body)?;
+        let text = text.to_ascii_lowercase();
+        let speaks_of_length = [
+            "maximum context length",
+            "max_model_len",
+            "context length",
+            "context window",
+            "context size",
+            "max_new_tokens",
+        ]
+        .iter()
+        .any(|phrase| text.contains(phrase));
+        if !speaks_of_length && code.as_deref() != Some("context_length_exceeded") {
+            return None;
+        }
+        let speaks_of_output = [
+            "max_tokens",
+            "max_completion_tokens",
+            "max_output_tokens",
+            "max_new_tokens",
+            "output tokens",
+            "completion",
+        ]
+        .iter()
+        .any(|phrase| text.contains(phrase));
+        let prompt_alone = text.contains("even without any output tokens") || !speaks_of_output;
+        Some(if prompt_alone {
+            TooLong::Prompt
+        } else {
+            TooLong::Together
+        })
     }
-    let (text, code) = error_text(body)?;
-    let text = text.to_ascii_lowercase();
-    let speaks_of_length = [
-        "maximum context length",
-        "max_model_len",
-        "context length",
-        "context window",
-        "context size",
-        "max_new_tokens",
-    ]
-    .iter()
-    .any(|phrase| text.contains(phrase));
-    if !speaks_of_length && code.as_deref() != Some("context_length_exceeded") {
-        return None;
+
+    /// A prompt that is too long, in the shape that lets clients shorten their conversation. The
+    /// upstream's text is kept.
+    pub fn into_context_refusal(self, api: Api) -> Refusal {
+        let text = error_text(&self.body).map_or_else(
+            || "the prompt is longer than the model's context".to_owned(),
+            |(text, _)| text,
+        );
+        let code = Code::ContextLengthExceeded.as_str();
+        let kind = "invalid_request_error";
+        let object = match api {
+            Api::Messages => json!({"type": "error", "error": {"type": kind, "message": text}}),
+            _ => json!({"error": {"message": text, "type": kind, "param": null, "code": code}}),
+        };
+        Refusal {
+            status: StatusCode::BAD_REQUEST,
+            headers: json_headers(),
+            body: object.to_string().into(),
+            code: code.to_owned(),
+        }
     }
-    let speaks_of_output = [
-        "max_tokens",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "max_new_tokens",
-        "output tokens",
-        "completion",
-    ]
-    .iter()
-    .any(|phrase| text.contains(phrase));
-    let prompt_alone = text.contains("even without any output tokens") || !speaks_of_output;
-    Some(if prompt_alone {
-        TooLong::Prompt
-    } else {
-        TooLong::Together
-    })
+
+    /// An answer that is no success: passed on verbatim where clients can use it, else wrapped.
+    ///
+    /// # Errors
+    /// What the client gets instead of the upstream's own words.
+    pub fn refuse(self) -> Result<Refusal, Error> {
+        let Self {
+            status,
+            headers,
+            body,
+        } = self;
+        let read = error_text(&body);
+        if let (400 | 404 | 413 | 422 | 429, Some((_, code))) = (status.as_u16(), &read) {
+            let mut kept = json_headers();
+            if let Some(wait) = headers.get(RETRY_AFTER) {
+                kept.insert(RETRY_AFTER, wait.clone());
+            }
+            let code = code.clone().unwrap_or_else(|| status.as_str().to_owned());
+            return Ok(Refusal {
+                status,
+                headers: kept,
+                body,
+                code,
+            });
+        }
+        Err(wrap(status, &headers, read.is_some()).because(summary(status, &headers, &body)))
+    }
 }
 
 /// The text of an error object and its code as text, if the body is one.
@@ -115,49 +172,6 @@ pub fn error_text(body: &[u8]) -> Option<(String, Option<String>)> {
         _ => None,
     };
     Some((text, code))
-}
-
-/// A prompt that is too long, in the shape that lets clients shorten their conversation. The
-/// upstream's text is kept.
-pub fn context_refusal(body: &[u8], api: Api) -> Refusal {
-    let text = error_text(body).map_or_else(
-        || "the prompt is longer than the model's context".to_owned(),
-        |(text, _)| text,
-    );
-    let code = Code::ContextLengthExceeded.as_str();
-    let kind = "invalid_request_error";
-    let object = match api {
-        Api::Messages => json!({"type": "error", "error": {"type": kind, "message": text}}),
-        _ => json!({"error": {"message": text, "type": kind, "param": null, "code": code}}),
-    };
-    Refusal {
-        status: StatusCode::BAD_REQUEST,
-        headers: json_headers(),
-        body: object.to_string().into(),
-        code: code.to_owned(),
-    }
-}
-
-/// An answer that is no success: passed on verbatim where clients can use it, else wrapped.
-///
-/// # Errors
-/// What the client gets instead of the upstream's own words.
-pub fn refuse(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Result<Refusal, Error> {
-    let read = error_text(&body);
-    if let (400 | 404 | 413 | 422 | 429, Some((_, code))) = (status.as_u16(), &read) {
-        let mut kept = json_headers();
-        if let Some(wait) = headers.get(RETRY_AFTER) {
-            kept.insert(RETRY_AFTER, wait.clone());
-        }
-        let code = code.clone().unwrap_or_else(|| status.as_str().to_owned());
-        return Ok(Refusal {
-            status,
-            headers: kept,
-            body,
-            code,
-        });
-    }
-    Err(wrap(status, headers, read.is_some()).because(summary(status, headers, &body)))
 }
 
 fn wrap(status: StatusCode, headers: &HeaderMap, is_json: bool) -> Error {

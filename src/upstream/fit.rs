@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::models::Knowledge;
 use super::request::{Payload, Request};
+use super::target::Target;
 use super::{Client, Endpoint, Object, read_bounded};
 
 const TOKENIZE_LIMIT: Duration = Duration::from_secs(10);
@@ -64,11 +65,16 @@ fn context(request: &Request, known: &Knowledge) -> Option<u64> {
 }
 
 /// Counts the prompt and lowers the asked output to what is left beside it.
-pub async fn lower(client: &Client, url: &str, request: &mut Request, known: &Knowledge) -> Fit {
+pub async fn lower(
+    client: &Client,
+    target: &Target,
+    request: &mut Request,
+    known: &Knowledge,
+) -> Fit {
     let Some((limit, asked)) = asked_output(request) else {
         return Fit::Unknown;
     };
-    let Some(counted) = count(client, url, request).await else {
+    let Some(counted) = count(client, target, request).await else {
         return Fit::Unknown;
     };
     let Some(context) = counted.max_model_len.or_else(|| context(request, known)) else {
@@ -116,14 +122,14 @@ pub fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
     Some((limit, object.present(limit)?.parse().ok()?))
 }
 
-async fn count(client: &Client, url: &str, request: &Request) -> Option<Counted> {
+async fn count(client: &Client, target: &Target, request: &Request) -> Option<Counted> {
     let Payload::Json(object) = &request.payload else {
         return None;
     };
     let (route, question) = question(request.endpoint, object)?;
     let mut asking = client
         .http
-        .post(format!("{url}{}", route.path()))
+        .post(target.route(route.path()))
         .header(http::header::CONTENT_TYPE, "application/json");
     if let Some(key) = &client.api_key {
         asking = asking.header(http::header::AUTHORIZATION, key.expose().clone());

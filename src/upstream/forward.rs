@@ -1,14 +1,15 @@
 //! One call on its way: a target is chosen, the request prepared for it and sent, and the answer's
 //! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failure::{self, Refusal, TooLong};
+use super::failure::{self, Refusal, Rejected, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence};
 use super::request::Request;
@@ -25,26 +26,30 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(1);
 
-/// What a call has been through, readable when the call itself is gone.
-#[derive(Default)]
-pub struct Progress {
+/// What a call has been through so far.
+#[derive(Clone, Default)]
+pub struct Passage {
     /// Requests sent that carried the call.
-    pub attempts: AtomicU32,
+    pub attempts: u32,
     /// Time spent waiting for a target to come up, in milliseconds.
-    pub wait_ms: AtomicU64,
-    served_model: Mutex<Option<String>>,
-    target: Mutex<Option<Arc<Target>>>,
+    pub wait_ms: u64,
+    /// The model id sent upstream, if it is known.
+    pub served_model: Option<String>,
+    /// The target that was tried last.
+    pub target: Option<Arc<Target>>,
 }
 
+/// A call's passage, readable when the call itself is gone.
+#[derive(Default)]
+pub struct Progress(Mutex<Passage>);
+
 impl Progress {
-    /// The model id sent upstream, if it is known.
-    pub fn served_model(&self) -> Option<String> {
-        lock(&self.served_model).clone()
+    pub fn so_far(&self) -> Passage {
+        lock(&self.0).clone()
     }
 
-    /// The target that was tried last.
-    pub fn target(&self) -> Option<Arc<Target>> {
-        lock(&self.target).clone()
+    fn note(&self, change: impl FnOnce(&mut Passage)) {
+        change(&mut lock(&self.0));
     }
 }
 
@@ -84,18 +89,23 @@ impl Upstream {
         loop {
             let mut may_wait = false;
             let mut cause = None;
-            for target in self.in_turn() {
-                *lock(&progress.target) = Some(target.clone());
-                let refused = match self.attempt(&mut request, &target, progress).await {
-                    Ok(answer) => return answer,
-                    Err(refused) => refused,
-                };
-                if refused.may_be_starting {
+            for target in self.in_turn().iter() {
+                progress.note(|passage| passage.target = Some(target.clone()));
+                let (why, may_be_starting) =
+                    match self.attempt(&mut request, target, progress).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(Failure::Final(error)) => return Err(error),
+                        Err(Failure::NotSent {
+                            cause,
+                            may_be_starting,
+                        }) => (cause, may_be_starting),
+                    };
+                if may_be_starting {
                     may_wait |= target.note_refusal(self.limits.cold_start_wait);
                 } else {
                     target.note_unreachable();
                 }
-                cause = refused.cause.or(cause);
+                cause = why.or(cause);
             }
             if !may_wait {
                 return Err(self.gave_up(waiting_since.elapsed(), cause));
@@ -103,17 +113,20 @@ impl Upstream {
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MOST);
             let waited = u64::try_from(waiting_since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            progress.wait_ms.store(waited, Ordering::Relaxed);
+            progress.note(|passage| passage.wait_ms = waited);
         }
     }
 
     /// Every target, in the order in which a call tries them: the least busy first, equals in turn.
-    fn in_turn(&self) -> Vec<Arc<Target>> {
+    fn in_turn(&self) -> Cow<'_, [Arc<Target>]> {
+        if let [_] = self.targets[..] {
+            return Cow::Borrowed(&self.targets);
+        }
         let mut targets = self.targets.clone();
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len().max(1);
         targets.rotate_left(first);
-        targets.sort_by_cached_key(|target| (target.turn(), target.in_flight()));
-        targets
+        targets.sort_by_cached_key(|target| (target.claim_turn(), target.in_flight()));
+        Cow::Owned(targets)
     }
 
     async fn attempt(
@@ -121,11 +134,11 @@ impl Upstream {
         request: &mut Request,
         target: &Arc<Target>,
         progress: &Progress,
-    ) -> Result<Result<Answer, Error>, Refused> {
+    ) -> Result<Answer, Failure> {
         let knowledge = match target.learn(&self.client).await {
             Ok(knowledge) => knowledge,
             Err(Silence::Refused) => {
-                return Err(Refused {
+                return Err(Failure::NotSent {
                     cause: None,
                     may_be_starting: true,
                 });
@@ -133,15 +146,10 @@ impl Upstream {
             Err(Silence::Other) => target.knowledge(),
         };
         let knowledge = self.with_model(request, target, knowledge).await;
-        let served = match self.resolve(request.model.as_deref(), &knowledge) {
-            Ok(served) => served,
-            Err(error) => return Ok(Err(error)),
-        };
-        if let Err(error) = request.check_allowed(served.as_deref()) {
-            return Ok(Err(error));
-        }
+        let served = self.resolve(request.model.as_deref(), &knowledge)?;
+        request.check_allowed(served.as_deref())?;
         request.prepare(served.as_deref(), &knowledge);
-        *lock(&progress.served_model) = served;
+        progress.note(|passage| passage.served_model = served);
         self.send_fitting(request, target, &knowledge, progress)
             .await
     }
@@ -198,54 +206,40 @@ impl Upstream {
         target: &Arc<Target>,
         known: &Knowledge,
         progress: &Progress,
-    ) -> Result<Result<Answer, Error>, Refused> {
+    ) -> Result<Answer, Failure> {
+        let mut fit = Fit::Unknown;
         if fit::may_exceed(request, known) {
-            fit::lower(&self.client, target.url(), request, known).await;
+            fit = fit::lower(&self.client, target, request, known).await;
         }
-        let api = request.endpoint.api();
-        let too_long = |body: &[u8]| failure::context_refusal(body, api);
-        for is_second in [false, true] {
-            let (status, headers, body) = match self.send(request, target, progress).await? {
-                Ok(Answer::Refusal(Refusal {
-                    status,
-                    headers,
-                    body,
-                    ..
-                })) => (status, headers, body),
-                other => return Ok(other),
-            };
-            match failure::too_long(status, &body) {
-                Some(TooLong::Together) if !is_second => {
-                    match fit::lower(&self.client, target.url(), request, known).await {
-                        Fit::Lowered => {}
-                        Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
-                        // Not the prompt is too long: the upstream's own words say what is.
-                        Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
-                            return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal));
-                        }
-                        Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
-                            return Ok(Ok(Answer::Refusal(too_long(&body))));
-                        }
-                    }
-                }
-                Some(_) => return Ok(Ok(Answer::Refusal(too_long(&body)))),
-                None => return Ok(failure::refuse(status, &headers, body).map(Answer::Refusal)),
+        let first = match self.send(request, target, progress).await? {
+            Sent::Rejected(rejected) if rejected.too_long() == Some(TooLong::Together) => rejected,
+            sent => return sent.judge(request),
+        };
+        if fit != Fit::PromptTooLong {
+            fit = fit::lower(&self.client, target, request, known).await;
+        }
+        match fit {
+            Fit::Lowered => {}
+            Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
+            // Not the prompt is too long: the upstream's own words say what is.
+            Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
+                return Ok(Answer::Refusal(first.refuse()?));
+            }
+            Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
+                return Sent::Rejected(first).judge(request);
             }
         }
-        Ok(Err(Error::new(
-            Code::ContextLengthExceeded,
-            "prompt and output together do not fit into the model's context; shorten the prompt or ask for less output",
-        )))
+        self.send(request, target, progress).await?.judge(request)
     }
 
-    /// One request on the wire. Any answer that is no success comes back as a refusal, unjudged.
+    /// One request on the wire.
     async fn send(
         &self,
         request: &Request,
         target: &Arc<Target>,
         progress: &Progress,
-    ) -> Result<Result<Answer, Error>, Refused> {
-        let url = format!("{}{}", target.url(), request.endpoint.path());
+    ) -> Result<Sent, Failure> {
+        let url = target.route(request.endpoint.path());
         let outgoing = self
             .client
             .http
@@ -258,48 +252,32 @@ impl Upstream {
         } else {
             PLAIN_HEAD_LIMIT
         };
-        progress.attempts.fetch_add(1, Ordering::Relaxed);
+        progress.note(|passage| passage.attempts += 1);
         let answer = match timeout(head_limit, outgoing.send()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.is_connect() => {
-                progress.attempts.fetch_sub(1, Ordering::Relaxed);
+                progress.note(|passage| passage.attempts -= 1);
                 let may_be_starting = failure::is_refused(&error);
-                return Err(Refused {
+                return Err(Failure::NotSent {
                     cause: Some(error),
                     may_be_starting,
                 });
             }
-            Ok(Err(error)) => return Ok(Err(failure::describe(error))),
-            Err(_) => {
-                let error = Error::new(
-                    Code::UpstreamTimeout,
-                    "the model server did not begin to answer in time",
-                );
-                return Ok(Err(error));
-            }
+            Ok(Err(error)) => return Err(Failure::Final(failure::describe(error))),
+            Err(_) => return Err(Failure::Final(no_head())),
         };
         target.note_answer();
-        let status = answer.status();
-        if status.is_success() {
-            let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
-            let exchange = Exchange {
-                status,
-                headers: parts.headers,
-                body,
-                target: target.clone(),
-                busy,
-            };
-            return Ok(Ok(Answer::Exchange(exchange)));
+        if !answer.status().is_success() {
+            return Ok(Sent::Rejected(reject(answer).await));
         }
-        let headers = answer.headers().clone();
-        let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        Ok(Ok(Answer::Refusal(Refusal {
-            status,
-            headers,
+        let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+        Ok(Sent::Exchange(Exchange {
+            status: parts.status,
+            headers: parts.headers,
             body,
-            code: String::new(),
-        })))
+            target: target.clone(),
+            busy,
+        }))
     }
 
     fn gave_up(&self, waited: Duration, cause: Option<reqwest::Error>) -> Error {
@@ -321,11 +299,59 @@ impl Upstream {
     }
 }
 
-/// The target could not be reached: nothing was sent.
-struct Refused {
-    cause: Option<reqwest::Error>,
-    /// A server that starts refuses connections; one without a name does not start.
-    may_be_starting: bool,
+/// Why one target brought no answer.
+enum Failure {
+    /// The client is told; no other target is tried.
+    Final(Error),
+    /// The target could not be reached: nothing was sent.
+    NotSent {
+        cause: Option<reqwest::Error>,
+        /// A server that starts refuses connections; one without a name does not start.
+        may_be_starting: bool,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// What came back for a request.
+enum Sent {
+    Exchange(Exchange),
+    Rejected(Rejected),
+}
+
+impl Sent {
+    /// What the client gets of it.
+    fn judge(self, request: &Request) -> Result<Answer, Failure> {
+        Ok(match self {
+            Self::Exchange(exchange) => Answer::Exchange(exchange),
+            Self::Rejected(rejected) if rejected.too_long().is_some() => {
+                Answer::Refusal(rejected.into_context_refusal(request.endpoint.api()))
+            }
+            Self::Rejected(rejected) => Answer::Refusal(rejected.refuse()?),
+        })
+    }
+}
+
+async fn reject(answer: reqwest::Response) -> Rejected {
+    let status = answer.status();
+    let headers = answer.headers().clone();
+    let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
+    Rejected {
+        status,
+        headers,
+        body: body.ok().and_then(Result::ok).unwrap_or_default(),
+    }
+}
+
+fn no_head() -> Error {
+    Error::new(
+        Code::UpstreamTimeout,
+        "the model server did not begin to answer in time",
+    )
 }
 
 fn unknown_model() -> Error {

@@ -100,12 +100,12 @@ impl Upstream {
             }
             None => None,
         };
-        let targets: Vec<_> = config
+        let targets = config
             .urls
             .iter()
-            .map(|url| Arc::new(Target::new(url.clone())))
-            .collect();
-        let all_here = config.urls.iter().all(|url| is_loopback(url));
+            .map(|url| Ok(Arc::new(Target::new(url.clone())?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let all_here = targets.iter().all(|target| target.is_loopback());
         Ok(Self {
             client: Client { http, api_key },
             targets,
@@ -136,7 +136,7 @@ impl Upstream {
     /// to zero, for the list is not worth a cold start.
     pub async fn list(&self) -> Vec<Arc<Knowledge>> {
         let asks = self.targets.iter().map(|target| async {
-            if scales_to_zero(target.url()) {
+            if target.scales_to_zero() {
                 return target.knowledge();
             }
             let asked = target.learn_older(&self.client, LIST_LIMIT, LIST_AGE).await;
@@ -148,7 +148,11 @@ impl Upstream {
 
 impl Client {
     /// A small GET; the body is read up to `limit_bytes`.
-    async fn get(&self, url: String, limit_bytes: usize) -> Result<(u16, Bytes), reqwest::Error> {
+    async fn get(
+        &self,
+        url: reqwest::Url,
+        limit_bytes: usize,
+    ) -> Result<(u16, Bytes), reqwest::Error> {
         let mut request = self.http.get(url);
         if let Some(key) = &self.api_key {
             request = request.header(AUTHORIZATION, key.expose().clone());
@@ -174,22 +178,4 @@ async fn read_bounded(
         }
     }
     Ok(read.freeze())
-}
-
-fn host(url: &str) -> Option<String> {
-    url.parse::<http::Uri>().ok()?.host().map(str::to_owned)
-}
-
-fn is_loopback(url: &str) -> bool {
-    let Some(host) = host(url) else { return false };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Cloud Run services start on a request; asking one for its list would start a GPU.
-fn scales_to_zero(url: &str) -> bool {
-    url.starts_with("https://") && host(url).is_some_and(|host| host.ends_with(".run.app"))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Url;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
@@ -63,10 +64,15 @@ pub enum Silence {
 }
 
 /// Asks the list and the version, each within `limit`.
-pub async fn ask(client: &Client, url: &str, limit: Duration) -> Result<Knowledge, Silence> {
+pub async fn ask(
+    client: &Client,
+    list: Url,
+    version: Url,
+    limit: Duration,
+) -> Result<Knowledge, Silence> {
     let (list, version) = tokio::join!(
-        timeout(limit, client.get(format!("{url}/v1/models"), ANSWER_BYTES)),
-        timeout(limit, client.get(format!("{url}/version"), ANSWER_BYTES)),
+        timeout(limit, client.get(list, ANSWER_BYTES)),
+        timeout(limit, client.get(version, ANSWER_BYTES)),
     );
     let is_vllm = match &version {
         Ok(Ok((200, body))) => {

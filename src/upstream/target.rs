@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use super::Client;
@@ -56,7 +57,9 @@ impl State {
 
 /// A model server behind one base URL.
 pub struct Target {
+    /// As configured, for people.
     url: String,
+    base: Url,
     state: Mutex<State>,
     /// When it could not be reached, or when that was last put to the test.
     unreached: Mutex<Option<Instant>>,
@@ -79,22 +82,49 @@ impl Drop for Busy {
 }
 
 impl Target {
-    pub(super) fn new(url: String) -> Self {
-        Self {
+    /// # Errors
+    /// When the base URL is none.
+    pub(super) fn new(url: String) -> anyhow::Result<Self> {
+        let base = Url::parse(&url)?;
+        Ok(Self {
             url,
+            base,
             state: Mutex::new(State::Unknown),
             unreached: Mutex::default(),
             knowledge: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             in_flight: AtomicUsize::new(0),
-        }
+        })
     }
 
     /// Base URL, without `/v1`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The address of one of its routes, below the path that the base URL may have.
+    pub(super) fn route(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        match self.base.path().trim_end_matches('/') {
+            "" => url.set_path(path),
+            below => url.set_path(&format!("{below}{path}")),
+        }
+        url
+    }
+
+    pub(super) fn is_loopback(&self) -> bool {
+        let host = self.base.host_str().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let ip: Result<std::net::IpAddr, _> = bare.parse();
+        bare == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// Cloud Run services start on a request; asking one for its list would start a GPU.
+    pub(super) fn scales_to_zero(&self) -> bool {
+        let host = self.base.host_str().unwrap_or_default();
+        self.base.scheme() == "https" && host.ends_with(".run.app")
     }
 
     #[must_use]
@@ -130,8 +160,8 @@ impl Target {
         }
     }
 
-    /// When a call's turn comes to try this target.
-    pub(super) fn turn(&self) -> Turn {
+    /// When a call's turn comes to try this target. One call alone gets the retry.
+    pub(super) fn claim_turn(&self) -> Turn {
         let mut unreached = lock(&self.unreached);
         match *unreached {
             None => Turn::Usual,
@@ -244,7 +274,14 @@ impl Target {
             return Err(Silence::Refused);
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let learnt = match ask(client, &self.url, left).await {
+        let learnt = match ask(
+            client,
+            self.route("/v1/models"),
+            self.route("/version"),
+            left,
+        )
+        .await
+        {
             Ok(learnt) => learnt,
             Err(Silence::Refused) => {
                 *refused_at = Some(Instant::now());
@@ -269,4 +306,54 @@ impl Target {
 /// The data behind these locks is whole after every statement, so a panic elsewhere spoils nothing.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        Target::new(url.to_owned()).expect("a base URL")
+    }
+
+    #[test]
+    fn routes_lie_below_the_path_of_the_base_url() {
+        for (base, route) in [
+            ("http://h:1", "http://h:1/v1/models"),
+            ("http://h:1/", "http://h:1/v1/models"),
+            ("https://h/a%2Fb/c", "https://h/a%2Fb/c/v1/models"),
+            ("http://[::1]:8000/a/", "http://[::1]:8000/a/v1/models"),
+        ] {
+            assert_eq!(target(base).route("/v1/models").as_str(), route);
+        }
+    }
+
+    #[test]
+    fn this_machine_and_what_scales_to_zero_are_told_by_the_host() {
+        for url in ["http://127.0.0.9:1", "http://[::1]", "http://LOCALHOST/v"] {
+            assert!(target(url).is_loopback(), "{url}");
+        }
+        for url in [
+            "http://10.0.0.1",
+            "http://localhost.example",
+            "http://[::2]",
+        ] {
+            assert!(!target(url).is_loopback(), "{url}");
+        }
+        assert!(target("https://m-abc.a.run.app").scales_to_zero());
+        for url in ["http://m.run.app", "https://run.app.example", "https://h"] {
+            assert!(!target(url).scales_to_zero(), "{url}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_alone_tries_again_what_could_not_be_reached() {
+        let target = target("http://h");
+        assert_eq!(target.claim_turn(), Turn::Usual);
+        target.note_unreachable();
+        assert_eq!(target.claim_turn(), Turn::Last);
+        tokio::time::advance(AVOIDED).await;
+        assert_eq!(target.claim_turn(), Turn::Retry);
+        assert_eq!(target.claim_turn(), Turn::Last);
+    }
 }

@@ -189,7 +189,9 @@ async fn a_prompt_that_is_too_long_is_said_to_be_and_sent_once() {
             }
             let direct = wire::post(server.addr(), path, &body).await.json();
             let before = sent(&server).len();
+            let counts = counted(&server);
             let reply = gate.post(path, &body).await;
+            assert!(counted(&server) <= counts + 1, "{path}: counted once");
             let is_prompt = direct["error"]["message"]
                 .as_str()
                 .is_some_and(|text| text.contains("prompt"));
