@@ -40,17 +40,22 @@ pub fn ready(gateway: &Gateway) -> Answer {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+    // Anybody may ask: the addresses are for administrators.
+    let targets = gateway.upstream.targets().iter();
+    let upstreams: Vec<Value> = targets
+        .map(|target| json!({"state": target.state().as_str()}))
+        .collect();
     let body = json!({
         "status": if has_keys { "ready" } else { "not_ready" },
         "keys": if has_keys { "ready" } else { "unknown" },
         // The embedded table was opened before the listener was.
         "store": if gateway.has_store { "ready" } else { "none" },
-        "upstreams": upstreams(gateway),
+        "upstreams": upstreams,
     });
     reply::json(status, &body)
 }
 
-/// Every upstream with its state.
+/// Every upstream with its address and what is known of it, for administrators.
 pub fn upstreams(gateway: &Gateway) -> Vec<Value> {
     let describe = |target: &std::sync::Arc<crate::upstream::Target>| {
         let known = target.knowledge();
