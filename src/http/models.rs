@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::body::Answer;
 use super::{Gateway, reply};
-use crate::error::{Code, Error};
-use crate::upstream::Knowledge;
+use crate::error::Error;
+use crate::upstream::{Knowledge, unknown_model};
 
 /// `GET /v1/models`.
 pub async fn list(gateway: &Gateway) -> Answer {
@@ -28,13 +28,7 @@ pub async fn one(gateway: &Gateway, id: &str) -> Result<Answer, Error> {
     let card = cards
         .iter()
         .find(|card| card.get("id").and_then(Value::as_str) == Some(id));
-    let not_found = || {
-        Error::new(
-            Code::ModelNotFound,
-            "there is no such model here; the list of models tells which there are",
-        )
-    };
-    Ok(reply::json(StatusCode::OK, card.ok_or_else(not_found)?))
+    Ok(reply::json(StatusCode::OK, card.ok_or_else(unknown_model)?))
 }
 
 async fn cards(gateway: &Gateway) -> Vec<Map<String, Value>> {
