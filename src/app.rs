@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::KeyRing;
-use crate::config::Config;
+use crate::config::{Config, SinkKind};
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
 use crate::telemetry::log::RefusalLog;
@@ -70,6 +70,7 @@ impl App {
             limits: config.limits.clone(),
             instance: config.instance.clone(),
             public_models: config.public_models,
+            has_store: config.usage.sink == SinkKind::Local,
             cut: CancellationToken::new(),
         };
         Ok(Self {

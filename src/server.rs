@@ -16,9 +16,8 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +39,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(15);
 /// After the order to stop, a connection that has asked for nothing yet may still do so for this
 /// long: what was sent before the order arrives.
 const LAST_CALL: Duration = Duration::from_millis(100);
-const BACKLOG: i32 = 4096;
+const BACKLOG: u32 = 4096;
 /// Requests at once on one HTTP/2 connection, and how dead ones are found.
 const STREAMS: u32 = 250;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -73,16 +72,14 @@ pub struct Ending {
 /// # Errors
 /// What the operating system says, `AddrInUse` among it.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `ending.stop`, then lets what is under way end. The future is over when every

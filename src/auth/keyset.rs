@@ -14,7 +14,8 @@ use super::payload::{Payload, PayloadFault};
 
 const MAX_NAME_CHARS: usize = 128;
 
-/// One entry of a key set.
+/// One entry of a key set; holds neither a key nor a whole hash.
+#[derive(Debug)]
 pub struct KeyEntry {
     pub name: Arc<str>,
     /// First 12 hex digits of the hash of the current key.
@@ -28,7 +29,8 @@ pub struct KeyEntry {
     pub max_concurrent: Option<usize>,
     /// The permits of `max_concurrent`; outlives reloads that keep name and maximum.
     pub concurrency: Option<Arc<Semaphore>>,
-    pub labels: Vec<(String, String)>,
+    /// Shared with the rows of the key's calls.
+    pub labels: Arc<[(String, String)]>,
     pub expires_at: Option<SystemTime>,
     last_used_ms: Arc<AtomicU64>,
 }
@@ -194,7 +196,7 @@ impl KeySet {
             models: fields.models,
             max_concurrent: fields.max_concurrent,
             concurrency: kept.map_or_else(permits, |entry| entry.concurrency.clone()),
-            labels: fields.labels,
+            labels: fields.labels.into(),
             expires_at: fields.expires_at,
             last_used_ms: older
                 .map(|entry| Arc::clone(&entry.last_used_ms))

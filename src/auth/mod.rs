@@ -16,7 +16,7 @@ mod source;
 pub use key::{ApiKey, KeyHash};
 pub use keyset::{KeyEntry, KeySet, PreviousKey, Rejected};
 pub use payload::{MAX_PAYLOAD_BYTES, Payload, PayloadFault};
-pub use ring::{KeyInfo, KeyRing, Reload, RingStatus};
+pub use ring::{KeyRing, Reload, RingStatus};
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use super::credentials::presented_key;
 use super::current::{Age, Current};
 use super::fetch::Fetches;
 use super::key::{KeyHash, MIN_KEY_CHARS};
-use super::keyset::PreviousKey;
+use super::keyset::KeyEntry;
 use super::source::Source;
 use super::{Principal, Rejected};
 use crate::config::KeysConfig;
@@ -46,22 +46,6 @@ pub struct RingStatus {
     pub rejected: Vec<Rejected>,
     /// Why the last fetch failed, for admins; `None` after a good one.
     pub failure: Option<String>,
-}
-
-/// One entry as `/admin/keys` lists it; never a key or a whole hash.
-#[derive(Clone, Debug)]
-pub struct KeyInfo {
-    pub name: Arc<str>,
-    pub key_id: Arc<str>,
-    pub previous: Vec<PreviousKey>,
-    pub admin: bool,
-    /// `None` for all.
-    pub models: Option<Vec<String>>,
-    pub max_concurrent: Option<usize>,
-    pub labels: Vec<(String, String)>,
-    pub expires_at: Option<SystemTime>,
-    /// By this instance.
-    pub last_used: Option<SystemTime>,
 }
 
 impl KeyRing {
@@ -200,22 +184,10 @@ impl KeyRing {
 
     /// The entries in force, in the order of the payload, for `/admin/keys`.
     #[must_use]
-    pub fn names(&self) -> Vec<KeyInfo> {
-        let Some((set, _)) = self.current().set() else {
-            return Vec::new();
-        };
-        let list = set.entries().iter().map(|entry| KeyInfo {
-            name: Arc::clone(&entry.name),
-            key_id: Arc::clone(&entry.key_id),
-            previous: entry.previous.clone(),
-            admin: entry.admin,
-            models: entry.models.clone(),
-            max_concurrent: entry.max_concurrent,
-            labels: entry.labels.clone(),
-            expires_at: entry.expires_at,
-            last_used: entry.last_used(),
-        });
-        list.collect()
+    pub fn entries(&self) -> Vec<Arc<KeyEntry>> {
+        self.current()
+            .set()
+            .map_or_else(Vec::new, |(set, _)| set.entries().to_vec())
     }
 
     /// Ends the fetch that may be under way and waits for its task; none begins afterwards.

@@ -123,9 +123,9 @@ fn read_keys(reader: &mut Reader<'_>, data_dir: &Path, on_cloud_run: bool) -> Ke
     let refresh = reader.seconds("KEY_REFRESH_SECONDS", 30, DAY);
     let max_stale = reader.seconds("KEY_MAX_STALE_SECONDS", DAY, 366 * DAY);
     if max_stale < refresh {
-        reader.fault(
+        reader.warn(
             "KEY_MAX_STALE_SECONDS",
-            "must not be less than KEY_REFRESH_SECONDS",
+            "is less than KEY_REFRESH_SECONDS: every idle pause ends in a wait for the keys",
         );
     }
     let (file, explicit) = read_keys_file(reader, data_dir);
@@ -257,16 +257,16 @@ fn read_limits(reader: &mut Reader<'_>, on_cloud_run: bool, loopback: bool) -> L
     let limits = Limits {
         body_bytes: reader.bytes("MAX_BODY_BYTES", 32 << 20, GIB),
         buffered_bytes: reader.bytes("MAX_BUFFERED_BYTES", 128 << 20, 64 * GIB),
-        cold_start_wait: reader.seconds("COLD_START_WAIT_SECONDS", cold_start, HOUR),
+        cold_start_wait: reader.seconds_or_none("COLD_START_WAIT_SECONDS", cold_start, HOUR),
         keepalive: reader.seconds("KEEPALIVE_SECONDS", 15, HOUR),
         upstream_idle: reader.seconds("UPSTREAM_IDLE_SECONDS", 300, HOUR),
         client_stall: reader.seconds("CLIENT_STALL_SECONDS", 60, HOUR),
-        drain: reader.seconds("DRAIN_SECONDS", 8, HOUR),
+        drain: reader.seconds_or_none("DRAIN_SECONDS", 8, HOUR),
     };
     if limits.buffered_bytes < limits.body_bytes {
-        reader.fault(
+        reader.warn(
             "MAX_BUFFERED_BYTES",
-            format_args!("must be at least MAX_BODY_BYTES ({})", limits.body_bytes),
+            "is less than MAX_BODY_BYTES: no body larger than this is taken",
         );
     }
     if on_cloud_run && limits.drain.as_secs() > CLOUD_RUN_DRAIN_SECONDS {

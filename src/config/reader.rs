@@ -155,6 +155,16 @@ impl<'a> Reader<'a> {
         Duration::from_secs(self.number(name, default, 1, most))
     }
 
+    /// Whole seconds, from none at all to `most`.
+    pub(super) fn seconds_or_none(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        most: u64,
+    ) -> Duration {
+        Duration::from_secs(self.number(name, default, 0, most))
+    }
+
     /// A count of bytes that memory can hold.
     pub(super) fn bytes(&mut self, name: &'static str, default: usize, most: u64) -> usize {
         let read = self.number(name, u64::try_from(default).unwrap_or(most), 1, most);

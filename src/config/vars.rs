@@ -213,7 +213,7 @@ pub const VARS: &[Var] = &[
     plain(
         "MAX_BUFFERED_BYTES",
         "134217728",
-        "All request bodies held at once; at least `MAX_BODY_BYTES`.",
+        "All request bodies held at once, those on their way in included.",
     ),
     plain(
         "COLD_START_WAIT_SECONDS",

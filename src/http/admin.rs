@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::body::Answer;
 use super::{Gateway, ops, reply};
-use crate::auth::{KeyInfo, PreviousKey, Rejected};
+use crate::auth::{KeyEntry, PreviousKey, Rejected};
 use crate::error::Error;
 
 /// `GET` or `POST /admin/reload-keys`; `HEAD` does not reload.
@@ -38,7 +38,7 @@ pub async fn reload_keys(gateway: &Gateway, method: &Method) -> Result<Answer, E
 pub fn keys(gateway: &Gateway) -> Answer {
     reply::json(
         StatusCode::OK,
-        &json!({"keys": gateway.keys.names().iter().map(key).collect::<Vec<_>>()}),
+        &json!({"keys": gateway.keys.entries().iter().map(|entry| key(entry)).collect::<Vec<_>>()}),
     )
 }
 
@@ -56,6 +56,7 @@ pub fn status(gateway: &Gateway) -> Answer {
             "version": keys.version,
             "age_seconds": keys.age.map(|age| age.as_secs()),
             "rejected": rejected(&keys.rejected),
+            "failure": keys.failure,
         },
         "upstreams": ops::upstreams(gateway),
         "in_flight": gateway.metrics.in_flight(),
@@ -65,7 +66,7 @@ pub fn status(gateway: &Gateway) -> Answer {
     reply::json(StatusCode::OK, &body)
 }
 
-fn key(key: &KeyInfo) -> Value {
+fn key(key: &KeyEntry) -> Value {
     let previous = |old: &PreviousKey| json!({"key_id": &*old.key_id, "expires_at": old.expires_at.map(rfc3339)});
     json!({
         "name": &*key.name,
@@ -76,7 +77,7 @@ fn key(key: &KeyInfo) -> Value {
         "max_concurrent": key.max_concurrent,
         "labels": key.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         "expires_at": key.expires_at.map(rfc3339),
-        "last_used": key.last_used.map(rfc3339),
+        "last_used": key.last_used().map(rfc3339),
     })
 }
 

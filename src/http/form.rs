@@ -150,19 +150,18 @@ mod tests {
     const MODEL: &str = "content-disposition: form-data; name=\"model\"";
 
     fn form(parts: &[(&str, &str)]) -> String {
-        let parts: String = parts
-            .iter()
-            .map(|(head, content)| format!("--x-y\r\n{head}\r\n\r\n{content}\r\n"))
-            .collect();
-        parts + "--x-y--\r\n"
+        let whole = parts.iter().fold(String::new(), |whole, (head, content)| {
+            whole + "--x-y\r\n" + head + "\r\n\r\n" + content + "\r\n"
+        });
+        whole + "--x-y--\r\n"
     }
 
     fn read(form: &str) -> Result<[Option<String>; 2], Fault> {
         fields(form.as_bytes(), "x-y", ["model", "stream"])
     }
 
-    fn model(name: &str) -> Result<[Option<String>; 2], Fault> {
-        Ok([Some(name.to_owned()), None])
+    fn model(name: &str) -> [Option<String>; 2] {
+        [Some(name.to_owned()), None]
     }
 
     #[test]
@@ -187,13 +186,13 @@ mod tests {
     fn a_file_cannot_name_the_model() {
         let crafted = format!("RIFF--x-y\r\n{MODEL}\r\n\r\nallowed\n--x-y");
         let sent = form(&[(FILE, &crafted), (MODEL, "other")]);
-        assert_eq!(read(&sent), model("other"));
+        assert_eq!(read(&sent), Ok(model("other")));
         let decoy = "Content-Disposition: form-data; name=\"x; name=model\"";
         let sent = form(&[(decoy, "allowed"), (MODEL, "other")]);
-        assert_eq!(read(&sent), model("other"));
+        assert_eq!(read(&sent), Ok(model("other")));
         let folded = format!("X: y\n{MODEL}\r\nContent-Disposition: form-data; name=x");
         let sent = form(&[(&folded, "allowed"), (MODEL, "other")]);
-        assert_eq!(read(&sent), model("other"));
+        assert_eq!(read(&sent), Ok(model("other")));
     }
 
     #[test]

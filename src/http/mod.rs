@@ -54,6 +54,8 @@ pub struct Gateway {
     pub limits: Limits,
     pub instance: Instance,
     pub public_models: bool,
+    /// Usage goes to a table of this process, beyond its log.
+    pub has_store: bool,
     /// Cancelled when what still runs must end because the process does.
     pub cut: CancellationToken,
 }

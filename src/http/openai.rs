@@ -1,7 +1,7 @@
 //! The walk of a model call: who, what, admitted, sent, relayed.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
@@ -14,6 +14,7 @@ use super::relay::{Pending, Relay, Terms};
 use super::view::is_event_stream;
 use super::{Gateway, call, reply};
 use crate::auth::Principal;
+use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::upstream::{self, Endpoint, Exchange, Request, clean_incoming, outgoing};
 use crate::usage::Outcome;
@@ -86,7 +87,7 @@ async fn exchange(
         biased;
         answer = &mut pending => answer,
         () = gateway.cut.cancelled() => Err(shutting_down()),
-        () = sleep(terms.limits.keepalive), if is_stream => {
+        () = sleep(early_head(&terms.limits)), if is_stream => {
             admission.head(200);
             return Ok(stream_head(Relay::waiting(admission, terms, pending)));
         }
@@ -111,6 +112,16 @@ async fn exchange(
             admission.fail(&error);
             Err(error)
         }
+    }
+}
+
+/// When a stream gets its head though the upstream has none: after the silence that it may have. If
+/// the wait for a starting upstream ends at that very time, a status then says more than an event.
+fn early_head(limits: &Limits) -> Duration {
+    if limits.cold_start_wait == limits.keepalive {
+        limits.keepalive + Duration::from_secs(1)
+    } else {
+        limits.keepalive
     }
 }
 

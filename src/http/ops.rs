@@ -44,7 +44,7 @@ pub fn ready(gateway: &Gateway) -> Answer {
         "status": if has_keys { "ready" } else { "not_ready" },
         "keys": if has_keys { "ready" } else { "unknown" },
         // The embedded table was opened before the listener was.
-        "store": "ready",
+        "store": if gateway.has_store { "ready" } else { "none" },
         "upstreams": upstreams(gateway),
     });
     reply::json(status, &body)

@@ -206,8 +206,10 @@ impl Target {
                 );
                 let now = Instant::now();
                 *state = State::Starting(now);
-                // Another program may come up in its place.
-                *lock(&self.knowledge) = Arc::default();
+                // Another program may come up in its place: it is asked again, and until it
+                // answers the old list is the last known one.
+                let mut knowledge = lock(&self.knowledge);
+                Arc::make_mut(&mut knowledge).asked_at = None;
                 now
             }
         };

@@ -94,5 +94,5 @@ pub struct UsageRecord {
     /// Trace id of the request, 32 hexadecimal digits; for the log line, no column.
     pub trace: Option<String>,
     /// Labels of the key; the ledger puts the service's before them.
-    pub labels: Vec<(String, String)>,
+    pub labels: Arc<[(String, String)]>,
 }

@@ -132,7 +132,9 @@ async fn models_of_an_upstream_that_does_not_answer_come_within_a_second() {
         ids(&reply)
     };
     assert_eq!(list(&gate).await, aliases);
-    assert_eq!(get(&gate, "/v1/models/opencode-llm").await.status, 200);
+    let alias = get(&gate, "/v1/models/opencode-llm").await;
+    assert_eq!(alias.status, 200);
+    assert_eq!(alias.json().get("root"), None, "nothing is made up");
     refusal(
         &get(&gate, "/v1/models/tiny-chat").await,
         404,
@@ -143,8 +145,11 @@ async fn models_of_an_upstream_that_does_not_answer_come_within_a_second() {
         list(&gate).await,
         ["tiny-chat", "llm-user-managed", "opencode-llm"]
     );
-    // What was learnt stays when the upstream goes.
+    // What was learnt stays when the upstream goes, and while a call waits for it.
     server.stop().await;
+    let hello = serde_json::json!({"messages": [{"role": "user", "content": "Hello"}]});
+    let waiting = gate.post("/v1/chat/completions", &hello);
+    let _ = tokio::time::timeout(Duration::from_millis(300), waiting).await;
     assert_eq!(
         list(&gate).await,
         ["tiny-chat", "llm-user-managed", "opencode-llm"]

@@ -61,6 +61,8 @@ async fn the_open_routes_need_no_key_and_ask_nobody() {
     }
     let ready = get(&gate, "/ready").await.json();
     assert_eq!(ready["store"], "ready");
+    let bare = Gate::with(&server.url(), &[("USAGE_SINK", "stdout")]).await;
+    assert_eq!(get(&bare, "/ready").await.json()["store"], "none");
     assert_eq!(ready["upstreams"][0]["state"], "unknown");
     assert!(server.calls().is_empty(), "nobody was asked");
     assert_eq!(
@@ -251,6 +253,11 @@ async fn any_key_may_reload_and_head_does_not() {
     for member in ["message", "instance", "revision", "version"] {
         assert!(!reply[member].is_null(), "{member}");
     }
+    fs::write(&file, "[]").expect("written");
+    let reply = gate.ask("POST /admin/reload-keys", &[], b"").await;
+    refusal(&reply, 502, "reload_failed");
+    let status = gate.admin("/admin/status").await.json();
+    assert!(status["keys"]["failure"].is_string());
     fs::write(&file, json!({"test": KEY}).to_string()).expect("written");
     let reply = gate.ask("POST /admin/reload-keys", &[], b"").await.json();
     assert_eq!(

@@ -1,5 +1,7 @@
 //! What `/metrics` promises about calls and labels.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::usage::CountedBy;
 
@@ -33,7 +35,7 @@ fn record(outcome: Outcome) -> UsageRecord {
         response_bytes: 0,
         client: None,
         trace: None,
-        labels: Vec::new(),
+        labels: Arc::default(),
     }
 }
 

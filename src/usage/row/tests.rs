@@ -54,10 +54,10 @@ pub(in crate::usage) fn record(request_id: &str) -> UsageRecord {
         response_bytes: 4096,
         client: Some("opencode/1.2".into()),
         trace: None,
-        labels: vec![
+        labels: Arc::new([
             ("cost-center".into(), "e1".into()),
             ("team".into(), "late".into()),
-        ],
+        ]),
     }
 }
 
@@ -133,11 +133,11 @@ fn texts_are_cut_at_a_character_and_hold_no_control() {
     let mut odd = record("r1");
     odd.model = Some(format!("a{}", "é".repeat(200)));
     odd.client = Some("x\u{0}\r\n\t\u{1b}[31m\u{85}°".into());
-    odd.labels = vec![
+    odd.labels = Arc::new([
         ("te\u{7}am".into(), "late".into()),
         ("a\n".into(), "1".into()),
         ("a".into(), "2".into()),
-    ];
+    ]);
     let row = value(&odd);
     assert_eq!(
         row["model"].as_str().unwrap(),

@@ -90,7 +90,7 @@ async fn permits_and_last_use_outlive_a_reload() {
     };
     script.answer(Duration::ZERO, &set(2, ""));
     ring.load().await.unwrap();
-    assert!(ring.names()[0].last_used.is_none());
+    assert!(ring.entries()[0].last_used().is_none());
     let principal = ring.identify(&headers(OLD_KEY)).await.unwrap();
     let _permit = principal
         .entry
@@ -115,7 +115,7 @@ async fn permits_and_last_use_outlive_a_reload() {
     ] {
         script.answer(Duration::ZERO, &content);
         ring.reload().await.unwrap();
-        assert!(ring.names()[0].last_used.is_some());
+        assert!(ring.entries()[0].last_used().is_some());
         assert_eq!(free().await, left);
     }
 }
@@ -190,7 +190,7 @@ async fn the_ring_knows_its_own_keys_and_lists_none() {
     assert!(ring.holds(OLD_KEY) && !ring.holds(NEW_KEY));
     let shown = format!(
         "{:?}{:?}{:?}",
-        ring.names(),
+        ring.entries(),
         ring.status(),
         ring.reload().await.unwrap()
     );
