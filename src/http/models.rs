@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::body::Answer;
 use super::{Gateway, reply};
-use crate::error::{Code, Error};
+use crate::error::Error;
+use crate::upstream::unknown_model;
 
 /// A model as the list shows it.
 type Card = Map<String, Value>;
@@ -26,13 +27,7 @@ pub async fn list(gateway: &Gateway) -> Answer {
 pub async fn one(gateway: &Gateway, id: &str) -> Result<Answer, Error> {
     let cards = cards(gateway).await;
     let card = cards.iter().find(|card| self::id(card) == Some(id));
-    let not_found = || {
-        Error::new(
-            Code::ModelNotFound,
-            "there is no such model here; the list of models tells which there are",
-        )
-    };
-    Ok(reply::json(StatusCode::OK, card.ok_or_else(not_found)?))
+    Ok(reply::json(StatusCode::OK, card.ok_or_else(unknown_model)?))
 }
 
 /// The models that the upstreams told of, each once, and the aliases that lead to one.

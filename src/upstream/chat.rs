@@ -8,8 +8,8 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::json::{Member, elements, members, removal};
-use super::stream::{Asked, End, Verdict};
 use super::tokens::Tokens;
+use super::verdict::{Asked, End, Verdict};
 
 /// More choices than any engine makes at once; a stream with more is not followed any further.
 const MAX_CHOICES: usize = 4096;

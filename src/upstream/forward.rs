@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{self, Refusal, Rejected, TooLong};
 use super::fit::{self, Fit};
-use super::models::{Knowledge, Silence};
+use super::models::{Knowledge, Silence, unknown_model};
 use super::request::Request;
 use super::target::{Busy, Target, lock};
 use super::{Upstream, read_bounded};
@@ -185,7 +185,9 @@ impl Upstream {
             Some(id) => (known.models.is_none() || known.card(id).is_some()).then(|| id.to_owned()),
             None => known.models.is_none().then(|| model.to_owned()),
         };
-        resolved.map(Some).ok_or_else(unknown_model)
+        resolved
+            .map(Some)
+            .ok_or_else(|| unknown_model().param("model"))
     }
 
     /// The only model id that a name can lead to, where that depends on no server.
@@ -352,12 +354,4 @@ fn no_head() -> Error {
         Code::UpstreamTimeout,
         "the model server did not begin to answer in time",
     )
-}
-
-fn unknown_model() -> Error {
-    Error::new(
-        Code::ModelNotFound,
-        "there is no such model here; the list of models tells which there are",
-    )
-    .param("model")
 }

@@ -17,19 +17,21 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod verdict;
 
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use forward::{Answer, Exchange, Progress};
 pub use headers::{clean_incoming, outgoing};
 pub use json::Capture;
-pub use models::{Knowledge, ModelCard};
+pub use models::{Knowledge, ModelCard, unknown_model};
 pub use object::Object;
 pub use request::{Payload, Request};
 pub use sse::{EVENT_BYTES, Splitter};
-pub use stream::{Api, Asked, End, Stream};
+pub use stream::{Api, Stream};
 pub use target::{Busy, State, Target};
 pub use tokens::Tokens;
+pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
 
 use super::Client;
+use crate::error::{Code, Error};
 
 /// Longest list or version answer that is read.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -95,6 +96,15 @@ pub async fn ask(
         }),
         _ => Err(Silence::Other),
     }
+}
+
+/// No upstream serves the model, and no alias leads to one.
+#[must_use]
+pub fn unknown_model() -> Error {
+    Error::new(
+        Code::ModelNotFound,
+        "there is no such model here; the list of models tells which there are",
+    )
 }
 
 fn read_list(body: &[u8]) -> Option<Vec<ModelCard>> {
