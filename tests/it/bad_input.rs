@@ -200,6 +200,13 @@ async fn compressed_and_foreign_media_types_are_refused() {
     let form = [("content-type", "multipart/form-data")];
     let reply = gate.ask("POST /v1/audio/translations", &form, b"x").await;
     refusal(&reply, 400, "invalid_request");
+    let form = [("content-type", "multipart/form-data; boundary=x")];
+    let part = "--x\r\ncontent-disposition: form-data; name=model\r\n\r\ntiny-chat\r\n";
+    let twice = format!("{part}{part}--x--\r\n");
+    let path = "POST /v1/audio/translations";
+    let reply = gate.ask(path, &form, twice.as_bytes()).await;
+    refusal(&reply, 400, "invalid_request");
+    assert_eq!(reply.json()["error"]["param"], "model");
     let charset = [
         ("content-type", "application/json; charset=utf-8"),
         ("content-encoding", "identity"),
