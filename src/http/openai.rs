@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 
-use super::admission::{Admission, Caller};
+use super::admission::{Admission, Caller, shutting_down};
 use super::body::{self, Answer, full};
 use super::relay::{Pending, Relay, Terms};
 use super::view::is_event_stream;
@@ -150,11 +150,4 @@ fn stream_head(body: body::Body) -> Answer {
     );
     reply::mark_stream(answer.headers_mut());
     answer
-}
-
-fn shutting_down() -> Error {
-    Error::new(
-        Code::NotReady,
-        "this instance of the gateway is shutting down; try again",
-    )
 }

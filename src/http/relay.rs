@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::admission::Admission;
+use super::admission::{Admission, shutting_down};
 use super::body::Body;
 use super::reply;
 use super::view::{View, is_event_stream};
@@ -223,12 +223,7 @@ impl Relay {
                     "the model server fell silent in the middle of its answer",
                 ));
             }
-            Event::Cut => {
-                return self.fail(&Error::new(
-                    Code::NotReady,
-                    "this instance of the gateway is shutting down; try again",
-                ));
-            }
+            Event::Cut => return self.fail(&shutting_down()),
         }
         Ok(())
     }
