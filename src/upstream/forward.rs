@@ -89,11 +89,16 @@ impl Upstream {
         loop {
             let mut may_wait = false;
             let mut cause = None;
+            let mut not_here = None;
             for target in self.in_turn().iter() {
                 progress.note(|passage| passage.target = Some(target.clone()));
                 let (why, may_be_starting) =
                     match self.attempt(&mut request, target, progress).await {
                         Ok(answer) => return Ok(answer),
+                        Err(Failure::Final(error)) if is_about_model(&error) => {
+                            not_here = Some(error);
+                            continue;
+                        }
                         Err(Failure::Final(error)) => return Err(error),
                         Err(Failure::NotSent {
                             cause,
@@ -108,7 +113,9 @@ impl Upstream {
                 cause = why.or(cause);
             }
             if !may_wait {
-                return Err(self.gave_up(waiting_since.elapsed(), cause));
+                return Err(
+                    not_here.unwrap_or_else(|| self.gave_up(waiting_since.elapsed(), cause))
+                );
             }
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MOST);
@@ -299,6 +306,11 @@ impl Upstream {
         )
         .retry_after(Duration::from_secs(30))
     }
+}
+
+/// Another target may have the model, or one that the key may call.
+fn is_about_model(error: &Error) -> bool {
+    matches!(error.code(), Code::ModelNotFound | Code::ModelNotAllowed)
 }
 
 /// Why one target brought no answer.

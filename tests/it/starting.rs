@@ -192,6 +192,36 @@ async fn several_servers_share_the_load() {
 }
 
 #[tokio::test]
+async fn a_model_is_found_on_whichever_server_has_it() {
+    let serving = async |model: &str| {
+        let settings = Settings {
+            model: model.to_owned(),
+            ..Settings::default()
+        };
+        ModelServer::start(settings).await
+    };
+    let servers = [serving("one").await, serving("two").await];
+    let urls = servers.each_ref().map(ModelServer::url).join(",");
+    let gate = Gate::with(&urls, &[]).await;
+    for model in ["one", "two", "one", "one", "two"] {
+        let body =
+            serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
+        let reply = gate.post(CHAT, &body).await;
+        assert_eq!(
+            (reply.status, reply.json()["model"].as_str()),
+            (200, Some(model))
+        );
+    }
+    let body =
+        serde_json::json!({"model": "three", "messages": [{"role": "user", "content": "Hi"}]});
+    assert_eq!(gate.post(CHAT, &body).await.status, 404);
+    assert_eq!(
+        servers.each_ref().map(|server| server.model_calls().len()),
+        [3, 2]
+    );
+}
+
+#[tokio::test]
 async fn one_dead_server_of_two_costs_no_call_and_is_used_when_it_is_back() {
     let mut dead = ModelServer::refusing(Settings::default());
     let alive = ModelServer::start(Settings::default()).await;
