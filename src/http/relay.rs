@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
@@ -54,6 +54,8 @@ pub struct Relay {
     last_sent: Instant,
     /// When the relay began to wait for the bytes it waits for.
     waiting_since: Option<Instant>,
+    /// One timer for all waits: what it is to wake for only ever moves away from it.
+    alarm: Pin<Box<Sleep>>,
 }
 
 enum Phase {
@@ -109,6 +111,7 @@ impl Relay {
     }
 
     fn new(admission: Admission, terms: Terms, phase: Phase, view: View) -> Self {
+        let first_wait = terms.limits.keepalive.min(terms.limits.upstream_idle);
         Self {
             admission,
             terms,
@@ -117,6 +120,7 @@ impl Relay {
             out: VecDeque::new(),
             last_sent: Instant::now(),
             waiting_since: None,
+            alarm: Box::pin(sleep(first_wait)),
         }
     }
 
@@ -140,6 +144,11 @@ impl Relay {
             let is_stream = self.view.is_stream() || matches!(self.phase, Phase::Waiting(_));
             let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
             let give_up_at = waiting_since + self.terms.limits.upstream_idle;
+            let next_at = if is_stream {
+                give_up_at.min(comment_at)
+            } else {
+                give_up_at
+            };
             let event = match &mut self.phase {
                 Phase::Over => return None,
                 Phase::Trailing(passing) => {
@@ -155,15 +164,20 @@ impl Relay {
                     biased;
                     () = self.terms.cut.cancelled() => Event::Cut,
                     answer = pending => Event::Answer(answer),
-                    () = sleep_until(comment_at) => Event::Silence,
+                    () = wait_until(self.alarm.as_mut(), comment_at) => Event::Silence,
                 },
                 Phase::Passing(passing) => tokio::select! {
                     // An upstream that never pauses must not outlive the drain.
                     biased;
                     () = self.terms.cut.cancelled() => Event::Cut,
                     frame = passing.body.frame() => Event::Frame(frame),
-                    () = sleep_until(give_up_at) => Event::Idle,
-                    () = sleep_until(comment_at), if is_stream => Event::Silence,
+                    () = wait_until(self.alarm.as_mut(), next_at) => {
+                        if Instant::now() >= give_up_at {
+                            Event::Idle
+                        } else {
+                            Event::Silence
+                        }
+                    }
                 },
             };
             if let Err(broken) = self.take(event) {
@@ -320,6 +334,19 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.note_tokens();
+    }
+}
+
+/// Waits on a timer that may be due before `at`: it is set anew when it goes off, not for every
+/// event of a stream.
+async fn wait_until(mut alarm: Pin<&mut Sleep>, at: Instant) {
+    if alarm.deadline() > at {
+        alarm.as_mut().reset(at);
+    }
+    alarm.as_mut().await;
+    if alarm.deadline() < at {
+        alarm.as_mut().reset(at);
+        alarm.await;
     }
 }
 
