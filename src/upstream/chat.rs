@@ -242,7 +242,7 @@ impl Chunk {
 }
 
 fn is_empty(text: &[u8], choices: Range<usize>) -> bool {
-    elements(text, choices).is_none_or(|mut walk| walk.next_element().is_none())
+    elements(text, choices).is_none_or(|walk| !walk.has_element())
 }
 
 /// Index and `finish_reason` (null is none, and so is an empty string) of a choice.

@@ -69,6 +69,12 @@ impl Walk<'_> {
         self.take_value(start)
     }
 
+    /// Whether something stands next that may be an element, without a look at the whole of it.
+    pub fn has_element(&self) -> bool {
+        let at = skip_space(self.text, self.at);
+        !self.done && !matches!(self.text.get(at), None | Some(b'}' | b']' | b',' | b':'))
+    }
+
     fn take_value(&mut self, from: usize) -> Option<Range<usize>> {
         let start = skip_space(self.text, from);
         let end = skip_value(self.text, start)?;
@@ -161,8 +167,17 @@ pub struct Capture {
     escaped: bool,
     /// At depth 1: the key that is being read or was read last.
     current: Vec<u8>,
-    expects_key: bool,
+    place: Place,
     value: Vec<u8>,
+}
+
+/// What passes just now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// At depth 1, where a key stands.
+    Key,
+    Wanted,
+    Other,
 }
 
 /// A captured value longer than this is given up.
@@ -180,7 +195,7 @@ impl Capture {
             in_string: false,
             escaped: false,
             current: Vec::new(),
-            expects_key: false,
+            place: Place::Other,
             value: Vec::new(),
         }
     }
@@ -210,11 +225,7 @@ impl Capture {
     }
 
     fn collects(&self) -> bool {
-        self.wanted() || (self.depth == 1 && self.expects_key)
-    }
-
-    fn wanted(&self) -> bool {
-        !self.expects_key && self.depth >= 1 && self.current == self.key
+        self.place != Place::Other
     }
 
     fn step(&mut self, byte: u8) {
@@ -232,7 +243,7 @@ impl Capture {
         match byte {
             b'"' => {
                 self.in_string = true;
-                if self.depth == 1 && self.expects_key {
+                if self.place == Place::Key {
                     self.current.clear();
                 } else {
                     self.keep(byte);
@@ -241,24 +252,29 @@ impl Capture {
             b'{' | b'[' => {
                 self.keep(byte);
                 self.depth += 1;
-                self.expects_key = self.depth == 1 && byte == b'{';
+                if self.depth == 1 && byte == b'{' {
+                    self.place = Place::Key;
+                } else if self.place == Place::Key {
+                    self.place = Place::Other;
+                }
             }
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
                 if self.depth >= 1 {
                     self.keep(byte);
                 } else {
-                    self.current.clear();
+                    self.place = Place::Other;
                 }
             }
-            b':' if self.depth == 1 && self.expects_key => {
-                self.expects_key = false;
-                if self.wanted() {
+            b':' if self.place == Place::Key => {
+                self.place = Place::Other;
+                if self.current == self.key {
+                    self.place = Place::Wanted;
                     self.value.clear();
                 }
             }
             b',' if self.depth == 1 => {
-                self.expects_key = true;
+                self.place = Place::Key;
                 self.current.clear();
             }
             _ => self.keep(byte),
@@ -266,11 +282,11 @@ impl Capture {
     }
 
     fn keep(&mut self, byte: u8) {
-        if self.depth == 1 && self.expects_key {
+        if self.place == Place::Key {
             if byte != b'"' && self.in_string && self.current.len() < KEY_BYTES {
                 self.current.push(byte);
             }
-        } else if self.wanted() && self.value.len() < CAPTURE_BYTES {
+        } else if self.place == Place::Wanted && self.value.len() < CAPTURE_BYTES {
             self.value.push(byte);
         }
     }
