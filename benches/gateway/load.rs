@@ -17,7 +17,7 @@ use super::upstream::{MODEL, content_length, unix_ns};
 /// The key that the gateway knows.
 pub const KEY: &str = "sk-0123456789abcdef0123";
 /// Nothing here takes this long.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 const CONTENT: &[u8] = b"\"content\":\"";
 const CONTENT_DIGITS: usize = 19;
 
@@ -77,10 +77,10 @@ pub async fn run(port: u16, load: Load) -> anyhow::Result<Sample> {
         });
     }
     let mut all = Sample::default();
-    while let Some(part) = connections.join_next().await {
-        let part = part??;
-        all.units += part.units;
-        all.latencies_ns.extend(part.latencies_ns);
+    while let Some(one) = connections.join_next().await {
+        let one = one??;
+        all.units += one.units;
+        all.latencies_ns.extend(one.latencies_ns);
     }
     all.took = began.elapsed();
     all.latencies_ns.sort_unstable();
@@ -92,8 +92,8 @@ async fn connection(port: u16, load: Load, request: &[u8], index: usize) -> anyh
     socket.set_nodelay(true)?;
     if let Kind::Stream { pace, .. } = load.kind {
         // Spread over one beat: model servers do not beat as one.
-        let part = f64::from(u32::try_from(index)?) / f64::from(u32::try_from(load.connections)?);
-        sleep(pace.mul_f64(part)).await;
+        let share = f64::from(u32::try_from(index)?) / f64::from(u32::try_from(load.connections)?);
+        sleep(pace.mul_f64(share)).await;
     }
     let ends_at = Instant::now() + load.time;
     let mut buffer = BytesMut::with_capacity(128 * 1024);
@@ -223,7 +223,7 @@ pub async fn open_idle(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>
     const AT_ONCE: usize = 100;
     let request = request(Kind::Stream {
         events: 2,
-        pace: Duration::from_secs(3600),
+        pace: Duration::from_hours(1),
     });
     let mut open = Vec::with_capacity(count);
     let mut opening = JoinSet::new();
