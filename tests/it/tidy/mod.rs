@@ -108,9 +108,9 @@ fn nothing_names_a_machine_or_a_registry() {
         ["/ho", "me/"],
         ["/Us", "ers/"],
         ["/wo", "rk/"],
-        ["registry.npm", "js.org"],
+        ["registry.", "npmjs.org"],
         ["py", "pi.org"],
-        ["index.crates", ".io"],
+        ["index.", "crates.io"],
     ]
     .map(|halves| halves.concat());
     let findings = findings_in(&repository_texts(), |source| {
