@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::{Row as _, SqlitePool};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use super::fakes::model_server::ModelServer;
@@ -204,6 +205,16 @@ impl Drop for Gate {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A port for a gateway, kept from everybody else as long as the socket lives: it is bound and does
+/// not listen, and who sets address reuse, as the gateway does, may bind it too.
+pub fn reserve_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("address reuse");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let addr = socket.local_addr().expect("an address");
+    (socket, addr)
 }
 
 /// The program with a bare environment.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::expect::refusal;
 use super::fakes::model_server::{ModelServer, Settings};
 use super::fakes::wire;
-use super::harness::{Gate, KEY, PATIENCE, command};
+use super::harness::{Gate, KEY, PATIENCE, command, reserve_port};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -202,9 +202,7 @@ async fn keys_come_and_go_while_it_runs() {
 async fn nobody_who_reads_the_log_is_no_reason_to_stop() {
     let server = ModelServer::start(Settings::default()).await;
     let folder = folder();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let addr = free.local_addr().expect("an address");
-    drop(free);
+    let (_reserved, addr) = reserve_port();
     let mut command = command(
         folder.path(),
         &server.url(),

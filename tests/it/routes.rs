@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use super::expect::{refusal, request_id};
 use super::fakes::model_server::{ModelServer, Settings};
 use super::fakes::wire::{self, Reply};
-use super::harness::{ADMIN, Gate, KEY};
+use super::harness::{ADMIN, Gate, KEY, reserve_port};
 use super::raw;
 
 const NOBODY: (&str, &str) = ("x-api-key", "");
@@ -143,10 +142,7 @@ async fn metrics_are_for_admins_and_hold_no_word_of_a_caller() {
 
 #[tokio::test]
 async fn the_scrapers_port_has_three_routes_and_no_more() {
-    // A port that was free a moment ago; the gateway says so if it no longer is.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let addr: SocketAddr = free.local_addr().expect("an address");
-    drop(free);
+    let (_reserved, addr) = reserve_port();
     let port = addr.port().to_string();
     let (_server, gate) = start(
         "tiny-chat",

@@ -34,6 +34,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::net::TcpSocket;
+
 use ask::Limits;
 use journal::Journal;
 use replay::Replay;
@@ -119,6 +121,8 @@ pub struct ModelServer {
     shared: Arc<Shared>,
     addr: SocketAddr,
     running: Option<Running>,
+    /// Keeps the port while it is closed, so that it refuses whatever else runs on this machine.
+    reserved: Option<TcpSocket>,
 }
 
 impl ModelServer {
@@ -137,9 +141,8 @@ impl ModelServer {
     /// # Panics
     /// When the address cannot be bound.
     pub fn refusing(settings: Settings) -> Self {
-        // Bound once to learn a free port, and let go again.
-        let probe = serve::bind(settings.addr);
-        let addr = probe.local_addr().expect("a bound socket has an address");
+        let socket = serve::reserve(settings.addr);
+        let addr = socket.local_addr().expect("a bound socket has an address");
         let limits = Limits {
             dialect: settings.dialect,
             model: settings.model,
@@ -164,23 +167,24 @@ impl ModelServer {
             shared: Arc::new(shared),
             addr,
             running: None,
+            reserved: Some(socket),
         }
     }
 
     /// Serves (again) on the same port.
-    ///
-    /// # Panics
-    /// When somebody else has taken the port.
     pub async fn resume(&mut self) {
         self.stop().await;
-        let listener = serve::bind(self.addr);
-        self.running = Some(serve::run(listener, Arc::clone(&self.shared)));
+        if let Some(socket) = self.reserved.take() {
+            self.running = Some(serve::run(socket, Arc::clone(&self.shared)));
+        }
     }
 
     /// Closes the port and every connection, at once; what was ordered and booked stays.
     pub async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop().await;
+            self.reserved
+                .get_or_insert_with(|| serve::reserve(self.addr));
         }
     }
 
@@ -189,6 +193,7 @@ impl ModelServer {
     pub async fn close_port(&mut self) {
         if let Some(running) = &mut self.running {
             running.close_port().await;
+            self.reserved = Some(serve::reserve(self.addr));
         }
     }
 

@@ -36,8 +36,9 @@ pub struct Running {
     connections: JoinSet<()>,
 }
 
-/// Binds, also where a server has just let go.
-pub fn bind(addr: SocketAddr) -> TcpListener {
+/// Binds without listening, also where a server has just let go: connections are refused, and
+/// nobody else gets the port.
+pub fn reserve(addr: SocketAddr) -> TcpSocket {
     let socket = if addr.is_ipv4() {
         TcpSocket::new_v4()
     } else {
@@ -48,11 +49,12 @@ pub fn bind(addr: SocketAddr) -> TcpListener {
     socket
         .bind(addr)
         .unwrap_or_else(|error| panic!("cannot bind {addr}: {error}"));
-    socket.listen(BACKLOG).expect("a listening socket")
+    socket
 }
 
-/// Serves until stopped.
-pub fn run(listener: TcpListener, shared: Arc<Shared>) -> Running {
+/// Listens and serves until stopped.
+pub fn run(socket: TcpSocket, shared: Arc<Shared>) -> Running {
+    let listener = socket.listen(BACKLOG).expect("a listening socket");
     let (close, closed) = watch::channel(false);
     let accepting = Some(tokio::spawn(accept(listener, shared, closed)));
     Running {
