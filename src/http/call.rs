@@ -6,6 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::form;
+use crate::auth::KeyEntry;
 use crate::error::{Code, Error};
 use crate::upstream::{Asked, Endpoint, Object, Payload, Request};
 
@@ -68,19 +69,44 @@ pub fn check_type(endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Error> 
     }
 }
 
-/// Reads a call. `held` stands for the body's bytes and lives as long as they do.
+/// Reads a call of `entry`'s key, to be sent on with the headers `outgoing`. `held` stands for the
+/// body's bytes and lives as long as they do.
 ///
 /// # Errors
 /// `invalid_request`, `admin_required`.
 pub fn parse(
     endpoint: Endpoint,
+    entry: &KeyEntry,
     headers: &HeaderMap,
+    outgoing: HeaderMap,
     (body, held): (Bytes, OwnedSemaphorePermit),
-    is_admin: bool,
 ) -> Result<Request, Error> {
-    if endpoint.takes_form() {
-        return parse_form(endpoint, headers, (body, held));
-    }
+    let said = if endpoint.takes_form() {
+        parse_form(headers, body)?
+    } else {
+        parse_json(endpoint, body, entry.admin)?
+    };
+    Ok(Request {
+        endpoint,
+        headers: outgoing,
+        payload: said.payload,
+        model: said.model.filter(|model| !model.is_empty()),
+        allowed: entry.models.clone(),
+        stream: said.stream,
+        asked: said.asked,
+        held,
+    })
+}
+
+/// What a body says of its call.
+struct Said {
+    payload: Payload,
+    model: Option<String>,
+    stream: bool,
+    asked: Asked,
+}
+
+fn parse_json(endpoint: Endpoint, body: Bytes, is_admin: bool) -> Result<Said, Error> {
     let object = Object::parse(body).map_err(|cause| {
         Error::new(
             Code::InvalidRequest,
@@ -100,15 +126,11 @@ pub fn parse(
     let stream = flag(object.present("stream"), "stream")?.unwrap_or(false) && endpoint.streams();
     let asked = asked(endpoint, &object)?;
     check_needed(endpoint, &object)?;
-    Ok(Request {
-        endpoint,
-        headers: HeaderMap::new(),
+    Ok(Said {
         payload: Payload::Json(object),
-        model: model.filter(|model| !model.is_empty()),
-        allowed: None,
+        model,
         stream,
         asked,
-        held,
     })
 }
 
@@ -240,11 +262,7 @@ fn wrong_type(name: &'static str, wanted: &str) -> Error {
     .param(name)
 }
 
-fn parse_form(
-    endpoint: Endpoint,
-    headers: &HeaderMap,
-    (body, held): (Bytes, OwnedSemaphorePermit),
-) -> Result<Request, Error> {
+fn parse_form(headers: &HeaderMap, body: Bytes) -> Result<Said, Error> {
     let boundary = headers
         .get(CONTENT_TYPE)
         .and_then(|value| form::boundary(value.to_str().ok()?))
@@ -256,17 +274,12 @@ fn parse_form(
         })?;
     let [model, stream] =
         form::fields(&body, &boundary, ["model", "stream"]).map_err(refused_form)?;
-    let model = model.filter(|model| !model.is_empty());
     let stream = stream.is_some_and(|value| matches!(value.as_str(), "true" | "True" | "1"));
-    Ok(Request {
-        endpoint,
-        headers: HeaderMap::new(),
+    Ok(Said {
         payload: Payload::Form(body),
         model,
-        allowed: None,
         stream,
         asked: Asked::default(),
-        held,
     })
 }
 

@@ -40,9 +40,8 @@ pub async fn answer(
     };
     let read = gateway.bodies.read(&head.headers, body).await?;
     let request_bytes = read.0.len();
-    let mut request = call::parse(endpoint, &head.headers, read, principal.entry.admin)?;
-    request.headers = outgoing(&head.headers, request_id, gateway.upstream.api_key());
-    request.allowed.clone_from(&principal.entry.models);
+    let outgoing = outgoing(&head.headers, request_id, gateway.upstream.api_key());
+    let request = call::parse(endpoint, &principal.entry, &head.headers, outgoing, read)?;
     let caller = Caller {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),
