@@ -5,7 +5,7 @@ mod metadata;
 mod secrets;
 
 pub use metadata::Metadata;
-pub use secrets::{SecretVersion, Secrets};
+pub use secrets::{EDIT_WAIT, MAX_SECRET_BYTES, SecretVersion, Secrets};
 
 use std::fmt;
 

@@ -18,6 +18,7 @@ mod gcloud_secrets;
 mod golden;
 mod hangups;
 mod harness;
+mod keys_secret;
 mod life;
 mod metering;
 mod models;
