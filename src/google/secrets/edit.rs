@@ -9,14 +9,16 @@
 
 mod lock;
 
+use std::ops::Range;
+
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use google_cloud_secretmanager_v1::model;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::calls::{Refused, Why};
-use super::{SecretVersion, Secrets};
+use super::{Fault, SecretVersion, Secrets};
 use crate::config::SecretRef;
 use lock::Lock;
 
@@ -28,11 +30,12 @@ pub const EDIT_WAIT: Duration = Duration::from_mins(1);
 const FINISH_WAIT: Duration = Duration::from_secs(20);
 /// How long an addition without an answer may take to show, before it is sent again.
 const ARRIVAL_WAIT: Duration = Duration::from_secs(3);
-/// Pauses are drawn from this range, in milliseconds, so that writers do not march in step. Two
-/// versions may be added in a second.
-const PAUSE_MS: std::ops::Range<u64> = 250..750;
+/// Pauses are drawn from a range, in milliseconds, so that writers do not march in step. Two versions
+/// may be added in a second.
+const PAUSE_MS: Range<u64> = 250..750;
 /// How often a change is made again because others write without the lock.
 const MOST_REDONE: usize = 8;
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
 const UNCHANGED: &str = "nothing was changed";
 
 /// One change of a payload, under way.
@@ -112,7 +115,8 @@ impl Secrets {
         };
         edit.take_lock().await.context(UNCHANGED)?;
         let result = edit.change(&mut change).await;
-        edit.release().await;
+        // A key waits to be shown. A lock that stays ends by itself.
+        let _late = timeout(RELEASE_WAIT, edit.release()).await;
         result
     }
 }
@@ -215,7 +219,7 @@ impl Edit<'_> {
                     (false, true) => cause,
                 });
             }
-            self.pause().await;
+            self.pause(PAUSE_MS).await;
         }
     }
 
@@ -238,7 +242,7 @@ impl Edit<'_> {
                 Ok(_) => number += 1,
                 Err(refused) if refused.why == Why::Changed => number += 1,
                 Err(_) if Instant::now() >= until => return None,
-                Err(_) => self.pause().await,
+                Err(_) => self.pause(PAUSE_MS).await,
             }
         }
     }
@@ -274,8 +278,10 @@ impl Edit<'_> {
     /// Asked again, for as long as there is hope and time.
     async fn secret(&self) -> Result<model::Secret, Refused> {
         loop {
-            match self.secrets.get(&self.path).await {
-                Err(refused) if refused.is_passing() && !self.is_over() => self.pause().await,
+            match self.heed(self.secrets.get(&self.path)).await {
+                Err(refused) if refused.is_passing() && !self.is_over() => {
+                    self.pause(PAUSE_MS).await
+                }
                 outcome => return outcome,
             }
         }
@@ -284,10 +290,24 @@ impl Edit<'_> {
     /// As [`Edit::secret`].
     async fn version(&self, number: Option<u64>) -> Result<SecretVersion, Refused> {
         loop {
-            match self.secrets.version(&self.path, number).await {
-                Err(refused) if refused.is_passing() && !self.is_over() => self.pause().await,
+            match self.heed(self.secrets.version(&self.path, number)).await {
+                Err(refused) if refused.is_passing() && !self.is_over() => {
+                    self.pause(PAUSE_MS).await
+                }
                 outcome => return outcome,
             }
+        }
+    }
+
+    /// A call that is given up when it is to stop.
+    async fn heed<T>(&self, call: impl Future<Output = Result<T, Refused>>) -> Result<T, Refused> {
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            () = self.stop.cancelled(), if !self.begun => Err(Refused {
+                why: Why::Final,
+                fault: Fault::transient("interrupted"),
+            }),
         }
     }
 
@@ -295,8 +315,8 @@ impl Edit<'_> {
         Instant::now() >= self.give_up_at || (self.stop.is_cancelled() && !self.begun)
     }
 
-    async fn pause(&self) {
-        let pause = sleep(Duration::from_millis(rand::random_range(PAUSE_MS)));
+    async fn pause(&self, range_ms: Range<u64>) {
+        let pause = sleep(Duration::from_millis(rand::random_range(range_ms)));
         if self.begun {
             pause.await;
         } else {

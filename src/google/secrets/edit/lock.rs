@@ -3,6 +3,7 @@
 //! compared; a live holder touches it while it works. Does not know what it protects.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use anyhow::bail;
 use google_cloud_secretmanager_v1::model;
@@ -15,6 +16,9 @@ use super::{EDIT_WAIT, Edit};
 const LEASE: Duration = Duration::from_secs(15);
 /// A lock older than this is touched before a version is added.
 const TOUCH_AFTER: Duration = Duration::from_secs(5);
+/// How often a writer looks whether the lock is free. All writers of a project together may read ten
+/// times in a second.
+const WAIT_MS: Range<u64> = 500..1500;
 const RELEASE_TRIES: usize = 3;
 
 /// The annotation that is the lock: who holds it and how often it was touched.
@@ -62,7 +66,7 @@ impl Edit<'_> {
                     EDIT_WAIT.as_secs()
                 );
             }
-            self.pause().await;
+            self.pause(WAIT_MS).await;
         }
     }
 
