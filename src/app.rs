@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::KeyRing;
 use crate::config::{Config, SinkKind};
+use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
 use crate::telemetry::log::RefusalLog;
@@ -42,7 +43,8 @@ impl App {
     /// # Errors
     /// What cannot work: no sink, a keys file that must be there and is not.
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
-        let keys = KeyRing::new(&config.keys);
+        let google = Arc::new(Google::new(&config.google)?);
+        let keys = KeyRing::new(&config.keys, &google);
         keys.load().await?;
         if config
             .upstream

@@ -14,8 +14,9 @@ use super::key::{KeyHash, MIN_KEY_CHARS};
 use super::keyset::KeyEntry;
 use super::source::Source;
 use super::{Principal, Rejected};
-use crate::config::KeysConfig;
+use crate::config::{KeysConfig, KeysSource};
 use crate::error::{Code, Error};
+use crate::google::Google;
 
 /// The loaded key set and its refreshing.
 pub struct KeyRing {
@@ -51,12 +52,12 @@ pub struct RingStatus {
 impl KeyRing {
     /// A ring without keys; [`KeyRing::load`] brings the first set.
     #[must_use]
-    pub fn new(config: &KeysConfig) -> Self {
-        Self::over(
-            Source::file(config.file.clone(), config.explicit),
-            config.refresh,
-            config.max_stale,
-        )
+    pub fn new(config: &KeysConfig, google: &Arc<Google>) -> Self {
+        let source = match &config.source {
+            KeysSource::File { path, explicit } => Source::file(path.clone(), *explicit),
+            KeysSource::Secret(secret) => Source::secret(secret.clone(), Arc::clone(google)),
+        };
+        Self::over(source, config.refresh, config.max_stale)
     }
 
     fn over(source: Source, refresh: Duration, max_stale: Duration) -> Self {

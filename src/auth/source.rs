@@ -2,15 +2,19 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::AsyncReadExt as _;
 
 use super::payload::MAX_PAYLOAD_BYTES;
+use crate::config::SecretRef;
+use crate::google::Google;
 
 /// A place that holds the payload of a key set.
 pub(super) enum Source {
     File(KeyFile),
+    Secret(KeySecret),
     #[cfg(test)]
     Script(std::sync::Arc<script::Script>),
 }
@@ -22,6 +26,12 @@ pub(super) struct KeyFile {
     pub explicit: bool,
     /// It was there once: then its absence is a fault and no empty set.
     seen: AtomicBool,
+}
+
+/// The secret in Secret Manager.
+pub(super) struct KeySecret {
+    secret: SecretRef,
+    google: Arc<Google>,
 }
 
 /// What a source answered.
@@ -48,10 +58,15 @@ impl Source {
         })
     }
 
+    pub fn secret(secret: SecretRef, google: Arc<Google>) -> Self {
+        Self::Secret(KeySecret { secret, google })
+    }
+
     /// Reads the payload as it is now.
     pub async fn fetch(&self) -> Result<Fetched, Fault> {
         match self {
             Self::File(file) => file.fetch().await,
+            Self::Secret(secret) => secret.fetch().await,
             #[cfg(test)]
             Self::Script(script) => script.fetch().await,
         }
@@ -61,9 +76,23 @@ impl Source {
     pub fn describe(&self) -> String {
         match self {
             Self::File(file) => file.path.display().to_string(),
+            Self::Secret(secret) => format!("the secret {}", secret.secret),
             #[cfg(test)]
             Self::Script(_) => "script".to_owned(),
         }
+    }
+}
+
+impl KeySecret {
+    async fn fetch(&self) -> Result<Fetched, Fault> {
+        let project = self.google.project().await.map_err(|fault| Fault {
+            permanent: fault.permanent,
+            text: fault.text,
+        })?;
+        Err(Fault {
+            permanent: true,
+            text: format!("the secret {} of {project} cannot be read yet", self.secret),
+        })
     }
 }
 

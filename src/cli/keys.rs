@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use crate::auth::{ApiKey, KeyHash, Rejected};
+use crate::config::{KeysSource, Paths};
 
 /// Arguments of `keys`.
 #[derive(Debug, clap::Args)]
@@ -82,11 +83,15 @@ struct AddArgs {
     period: Option<String>,
 }
 
-/// Runs the verb on `--file`, else on `default_file`.
+/// Runs the verb on what the flags name, else on what the gateway uses.
 ///
 /// # Errors
 /// What keeps it from doing so, in words; a `clap::Error` for what this version does not have.
-pub async fn run(args: KeysArgs, default_file: PathBuf) -> anyhow::Result<()> {
+pub async fn run(args: KeysArgs, paths: Paths) -> anyhow::Result<()> {
+    let default_file = match paths.keys {
+        KeysSource::File { path, .. } => path,
+        KeysSource::Secret(_) => bail!("keys in Secret Manager cannot be changed from here yet"),
+    };
     execute(args, &default_file, &mut io::stdout(), &mut io::stderr()).await
 }
 

@@ -61,8 +61,8 @@ pub fn run() -> anyhow::Result<()> {
     {
         Verb::Serve(args) => block_on(serve::run(args)),
         Verb::Check(args) => check::run(args),
-        Verb::Keys(args) => block_on(keys::run(args, Paths::load()?.keys_file)),
-        Verb::Usage(args) => block_on(usage::run(args, Paths::load()?.database)),
+        Verb::Keys(args) => block_on(keys::run(args, Paths::load()?)),
+        Verb::Usage(args) => block_on(usage::run(args, Paths::load()?)),
     }
 }
 

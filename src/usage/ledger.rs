@@ -68,13 +68,13 @@ impl Ledger {
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let origin = Origin::new(&config.instance, &config.usage.labels);
         let path = &config.database;
-        Ok(Self::open_sink(config.usage.sink, path, origin).await?)
+        Ok(Self::open_sink(&config.usage.sink, path, origin).await?)
     }
 
-    async fn open_sink(kind: SinkKind, path: &Path, origin: Origin) -> Result<Self, StoreError> {
+    async fn open_sink(kind: &SinkKind, path: &Path, origin: Origin) -> Result<Self, StoreError> {
         let sink = match kind {
             SinkKind::Local => Sink::Local(Store::open(path).await?),
-            SinkKind::Stdout | SinkKind::None => Sink::LogOnly,
+            SinkKind::BigQuery(_) | SinkKind::Stdout | SinkKind::None => Sink::LogOnly,
         };
         Ok(Self {
             origin,

@@ -70,7 +70,7 @@ impl Bench {
 
 async fn open(path: &Path) -> Arc<Ledger> {
     Arc::new(
-        Ledger::open_sink(SinkKind::Local, path, origin())
+        Ledger::open_sink(&SinkKind::Local, path, origin())
             .await
             .unwrap(),
     )
@@ -283,7 +283,7 @@ async fn without_a_table_the_log_line_is_the_write() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(crate::store::FILE_NAME);
     for kind in [SinkKind::Stdout, SinkKind::None] {
-        let ledger = Ledger::open_sink(kind, &path, origin()).await.unwrap();
+        let ledger = Ledger::open_sink(&kind, &path, origin()).await.unwrap();
         ledger.settle(&record("1"));
         assert_eq!(
             ledger.stats(),

@@ -6,6 +6,8 @@ use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::config::{GoogleConfig, KeysSource};
+use crate::google::Google;
 
 #[tokio::test(start_paused = true)]
 async fn closing_ends_the_fetch_under_way_and_begins_none() {
@@ -121,12 +123,16 @@ async fn permits_and_last_use_outlive_a_reload() {
 }
 
 fn file_ring(path: &Path, explicit: bool) -> KeyRing {
-    KeyRing::new(&KeysConfig {
-        file: path.to_path_buf(),
-        explicit,
+    let google = Arc::new(Google::new(&GoogleConfig::default()).unwrap());
+    let config = KeysConfig {
+        source: KeysSource::File {
+            path: path.to_path_buf(),
+            explicit,
+        },
         refresh: REFRESH,
         max_stale: MAX_STALE,
-    })
+    };
+    KeyRing::new(&config, &google)
 }
 
 #[tokio::test]

@@ -1,0 +1,1 @@
+//! Datasets, tables, streaming inserts and queries, as BigQuery answers them over REST.

@@ -1,0 +1,1 @@
+//! The metadata server: project, region, access tokens and ID tokens.
