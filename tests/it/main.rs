@@ -14,6 +14,7 @@ mod end;
 mod expect;
 mod fakes;
 mod fit;
+mod gcloud_secrets;
 mod golden;
 mod hangups;
 mod harness;
