@@ -2,8 +2,10 @@
 //! its rows go. Knows nothing of HTTP routes, key sets or usage; an emulator may stand in for each.
 
 mod metadata;
+mod secrets;
 
 pub use metadata::Metadata;
+pub use secrets::{SecretVersion, Secrets};
 
 use std::fmt;
 
