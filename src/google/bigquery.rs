@@ -5,8 +5,16 @@
 //! Nothing is built before the first request: each HTTP client loads the system's certificates, and
 //! no start waits for that.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod insert;
+mod probe;
+mod rest;
+mod schema;
+
+pub use insert::Verdict;
+pub use schema::Prepared;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,7 +50,7 @@ pub struct TableSpec {
     pub insert_id: &'static str,
     pub description: &'static str,
     /// Labels of a table that is made here.
-    pub labels: BTreeMap<String, String>,
+    pub labels: HashMap<String, String>,
 }
 
 /// A table, which may not exist yet.
@@ -54,6 +62,9 @@ pub struct Table {
     /// `None` before the first request, and after a token was refused.
     tokens: Mutex<Option<AccessTokenCredentials>>,
     bearer: Bearer,
+    /// Only one lane looks after the table at a time.
+    preparing: tokio::sync::Mutex<()>,
+    known: Mutex<schema::Known>,
 }
 
 /// The crate's client, and the HTTP client in it.
@@ -85,6 +96,8 @@ impl Table {
             clients: OnceCell::new(),
             tokens: Mutex::default(),
             bearer: Bearer::default(),
+            preparing: tokio::sync::Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -159,7 +172,7 @@ impl Table {
         *self.credentials() = None;
     }
 
-    fn credentials(&self) -> std::sync::MutexGuard<'_, Option<AccessTokenCredentials>> {
+    fn credentials(&self) -> MutexGuard<'_, Option<AccessTokenCredentials>> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,7 +4,7 @@
 mod bigquery;
 mod metadata;
 
-pub use bigquery::{Table, TableSpec};
+pub use bigquery::{Prepared, Table, TableSpec, Verdict};
 pub use metadata::Metadata;
 
 use std::fmt;
