@@ -5,6 +5,6 @@ mod record;
 mod row;
 mod table;
 
-pub use ledger::{Ledger, LedgerStats};
+pub use ledger::{Attempts, Ledger, LedgerStats};
 pub use record::{CountedBy, Outcome, UsageRecord};
 pub use table::table;
