@@ -1,0 +1,1 @@
+//! The fake holds what it promises.
