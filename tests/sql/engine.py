@@ -181,6 +181,28 @@ def literal(parameter):
     return exp.cast(constant, exp.DataType.build(kind, dialect="bigquery"))
 
 
+def corrected(node):
+    """What the translation would otherwise get wrong."""
+    if isinstance(node, exp.TimestampDiff):
+        # Whole units that passed, not limits that were crossed.
+        unit = exp.Literal.string(node.text("unit"))
+        return exp.Anonymous(this="DATE_SUB", expressions=[unit, node.expression, node.this])
+    if isinstance(node, exp.DataType) and node.this == exp.DataType.Type.DECIMAL and not node.expressions:
+        return exp.DataType.build("DECIMAL(38, 9)", dialect="duckdb")
+    if isinstance(node, exp.IntDiv):
+        # As an operator it would lose its parentheses.
+        return exp.Anonymous(this="DIVIDE", expressions=[node.this, node.expression])
+    if isinstance(node, exp.Timestamp) and node.args.get("zone"):
+        # A time of the day there, as an instant.
+        return exp.AtTimeZone(this=exp.cast(node.this, "DATETIME", dialect="bigquery"), zone=node.args["zone"])
+    if isinstance(node, exp.Datetime) and node.expression:
+        return exp.AtTimeZone(this=node.this, zone=node.expression)
+    if isinstance(node, exp.TimeToStr) and node.args.get("zone"):
+        local = exp.AtTimeZone(this=node.this, zone=node.args["zone"])
+        return exp.Anonymous(this="STRFTIME", expressions=[local, node.args["format"]])
+    return node
+
+
 def translate(statement, request, known):
     """A statement of BigQuery as DuckDB's text."""
     parameters = {k.lower(): v for k, v in (request.get("parameters") or {}).items()}
@@ -195,13 +217,7 @@ def translate(statement, request, known):
             return literal(parameters[name])
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             return change_table(node)
-        if isinstance(node, exp.TimestampDiff):
-            # Whole units that passed, not limits that were crossed.
-            unit = exp.Literal.string(node.text("unit"))
-            return exp.Anonymous(this="DATE_SUB", expressions=[unit, node.expression, node.this])
-        if isinstance(node, exp.DataType) and node.this == exp.DataType.Type.DECIMAL and not node.expressions:
-            return exp.DataType.build("DECIMAL(38, 9)", dialect="duckdb")
-        return node
+        return corrected(node)
 
     def change_table(node):
         if not node.db and node.name.lower() in ctes:
