@@ -157,7 +157,7 @@ impl BigQuery {
         tables::insert_dataset(&mut self.shared.state(), project, &body).expect("a new dataset");
     }
 
-    /// Makes a table from what `tables.insert` takes; no lag holds for it.
+    /// Makes a table from what `tables.insert` takes, as its owner did long ago: no lag holds for it.
     pub fn make_table(&self, project: &str, dataset: &str, resource: &Value) {
         let mut state = self.shared.state();
         let made = tables::insert_table(&mut state, (project, dataset), resource);
@@ -199,6 +199,12 @@ impl BigQuery {
     /// all tables that were made by a call, also earlier.
     pub fn lag(&self, lags: Lags) {
         self.shared.state().orders.lags = lags;
+    }
+
+    /// The tables that there are look as if they had been made long ago, and no lag holds for them.
+    pub fn settle_tables(&self) {
+        let mut state = self.shared.state();
+        state.tables.values_mut().for_each(Table::settle);
     }
 
     /// How long insert ids are remembered; zero stores every row again that is sent again.

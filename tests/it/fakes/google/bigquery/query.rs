@@ -197,7 +197,6 @@ async fn start(
         (request, state.orders.query_runs)
     };
     let dry = query["dryRun"] == true || configuration["dryRun"] == true;
-    let begun = Instant::now();
     let asked = Arc::clone(shared);
     let answer = tokio::task::spawn_blocking(move || {
         let mut engine = asked.engine.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +210,7 @@ async fn start(
         project: project.to_owned(),
         id: id.clone(),
         configuration,
-        done_at: begun + runs,
+        done_at: Instant::now() + runs,
         result,
     };
     if state.jobs.insert(id.clone(), job).is_some() {

@@ -10,6 +10,9 @@ use super::refusal::Refusal;
 use super::schema::{self, Field, Mode};
 use super::{State, cell, now_ms, within};
 
+/// When a settled table was made.
+const LONG_AGO_MS: &str = "1700000000000";
+
 /// Project, dataset and table.
 pub type TableName = (String, String, String);
 
@@ -53,8 +56,10 @@ impl Table {
         self.written["view"].is_object()
     }
 
+    /// As if it had been made long ago.
     pub fn settle(&mut self) {
         self.settled = true;
+        self.written["creationTime"] = json!(LONG_AGO_MS);
     }
 
     /// The columns that inserts know by now.
