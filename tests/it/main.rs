@@ -5,6 +5,7 @@
 mod answers;
 mod bad_input;
 mod bad_wire;
+mod bq;
 mod calls;
 mod check;
 mod codes;
