@@ -14,6 +14,7 @@ mod end;
 mod expect;
 mod fakes;
 mod fit;
+mod gcloud_project;
 mod gcloud_run;
 mod golden;
 mod hangups;
