@@ -149,13 +149,15 @@ impl Project {
         if full.ends_with("/job_1") {
             return (200, job());
         }
-        if full.ends_with("/versions") || full.ends_with("/o") {
-            let (key, below) = if full.ends_with("/o") {
-                ("items", Vec::new())
-            } else {
-                ("versions", self.below(&format!("{full}/")))
-            };
-            return (200, json!({ key: below }));
+        if full.ends_with("/versions") {
+            return (200, json!({"versions": self.below(&format!("{full}/"))}));
+        }
+        // What is in a bucket: nothing.
+        if ["/o", "/folders", "/managedFolders"]
+            .iter()
+            .any(|end| full.ends_with(end))
+        {
+            return (200, json!({"items": []}));
         }
         refusal(404, "NOT_FOUND", &format!("there is no {full}"))
     }
