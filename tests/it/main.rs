@@ -16,6 +16,7 @@ mod expect;
 mod fakes;
 mod fit;
 mod frozen;
+mod gcloud_project;
 mod gcloud_run;
 mod gcloud_secrets;
 mod golden;
