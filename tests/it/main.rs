@@ -22,6 +22,7 @@ mod gcloud_secrets;
 mod golden;
 mod hangups;
 mod harness;
+mod keys_secret;
 mod life;
 mod metering;
 mod models;
