@@ -1,8 +1,10 @@
 //! Google's services, thin over Google's own clients: who this process is, what it may read, where
 //! its rows go. Knows nothing of HTTP routes, key sets or usage; an emulator may stand in for each.
 
+mod id_token;
 mod metadata;
 
+pub use id_token::{IdToken, TokenSource};
 pub use metadata::Metadata;
 
 use std::fmt;
