@@ -3,9 +3,11 @@
 
 mod id_token;
 mod metadata;
+mod secrets;
 
 pub use id_token::{IdToken, TokenSource};
 pub use metadata::Metadata;
+pub use secrets::{SecretVersion, Secrets};
 
 use std::fmt;
 

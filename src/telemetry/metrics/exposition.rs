@@ -2,6 +2,7 @@
 //! says of the process.
 
 use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -28,6 +29,10 @@ pub struct Gauges {
     pub key_set_version: Option<String>,
     /// `None` before the first key set.
     pub key_set_age_seconds: Option<f64>,
+    /// When a fetch last brought or confirmed the key set.
+    pub key_set_confirmed_at: Option<SystemTime>,
+    /// Fetches of the key set that did neither.
+    pub key_set_fetches_failed_total: u64,
     /// Base URLs from the configuration, and whether each answers as far as is known.
     pub upstream_up: Vec<(String, bool)>,
 }
@@ -59,25 +64,7 @@ fn passing(gauges: &Gauges) -> Registry {
         "Usage rows that the sink acknowledged",
         ConstCounter::new(gauges.rows_written_total),
     );
-    registry.register(
-        "tollgate_keys_loaded",
-        "Keys in the current key set",
-        gauge(gauges.keys_loaded),
-    );
-    if let Some(version) = &gauges.key_set_version {
-        registry.register(
-            "tollgate_key_set",
-            "Version of the current key set",
-            Info::new([("version", version.clone())]),
-        );
-    }
-    if let Some(age) = gauges.key_set_age_seconds {
-        registry.register(
-            "tollgate_key_set_age_seconds",
-            "Since the key set was last confirmed",
-            ConstGauge::new(age),
-        );
-    }
+    describe_keys(&mut registry, gauges);
     let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
     for (url, up) in &gauges.upstream_up {
         upstreams
@@ -91,6 +78,44 @@ fn passing(gauges: &Gauges) -> Registry {
     );
     describe_process(&mut registry, &Process::read());
     registry
+}
+
+fn describe_keys(registry: &mut Registry, gauges: &Gauges) {
+    registry.register(
+        "tollgate_keys_loaded",
+        "Keys in the current key set",
+        gauge(gauges.keys_loaded),
+    );
+    registry.register(
+        "tollgate_key_set_fetches_failed",
+        "Fetches of the key set that neither brought nor confirmed one",
+        ConstCounter::new(gauges.key_set_fetches_failed_total),
+    );
+    if let Some(version) = &gauges.key_set_version {
+        registry.register(
+            "tollgate_key_set",
+            "Version of the current key set",
+            Info::new([("version", version.clone())]),
+        );
+    }
+    if let Some(age) = gauges.key_set_age_seconds {
+        registry.register(
+            "tollgate_key_set_age_seconds",
+            "Since the source was asked for what it confirmed last",
+            ConstGauge::new(age),
+        );
+    }
+    if let Some(time) = gauges.key_set_confirmed_at {
+        registry.register(
+            "tollgate_key_set_confirmed_timestamp_seconds",
+            "When a fetch last brought or confirmed the current key set",
+            ConstGauge::new(
+                time.duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs_f64(),
+            ),
+        );
+    }
 }
 
 fn describe_process(registry: &mut Registry, process: &Process) {
@@ -168,6 +193,8 @@ mod tests {
         let gauges = Gauges {
             rows_waiting: 2,
             key_set_version: Some("v7".to_owned()),
+            key_set_confirmed_at: Some(UNIX_EPOCH + std::time::Duration::from_secs(7)),
+            key_set_fetches_failed_total: 3,
             upstream_up: vec![("http://h:1".to_owned(), true)],
             ..Gauges::default()
         };
@@ -176,6 +203,9 @@ mod tests {
             "# TYPE tollgate_rows_lost_total counter",
             "tollgate_rows_lost_total 0",
             "tollgate_rows_waiting 2",
+            "# TYPE tollgate_key_set_fetches_failed_total counter",
+            "tollgate_key_set_fetches_failed_total 3",
+            "tollgate_key_set_confirmed_timestamp_seconds 7.0",
             "# TYPE tollgate_key_set_info gauge",
             r#"tollgate_key_set_info{version="v7"} 1"#,
             r#"tollgate_upstream_up{upstream="http://h:1"} 1"#,
