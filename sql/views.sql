@@ -15,9 +15,16 @@ QUALIFY ROW_NUMBER() OVER (PARTITION BY request_id, started_at ORDER BY finished
 -- Calls and tokens per day (UTC), team, key or user, and model.
 -- `counted_tokens` are those that the engine counted itself; the others are estimates.
 CREATE OR REPLACE VIEW `${dataset}.usage_daily` AS
+WITH calls AS (
+  SELECT
+    *,
+    DATE(started_at) AS day,
+    (SELECT l.value FROM UNNEST(labels) AS l WHERE l.key = 'team' LIMIT 1) AS team
+  FROM `${dataset}.usage_unique`
+)
 SELECT
-  DATE(started_at) AS day,
-  (SELECT l.value FROM UNNEST(labels) AS l WHERE l.key = 'team' LIMIT 1) AS team,
+  day,
+  team,
   principal,
   key_name,
   username,
@@ -29,5 +36,5 @@ SELECT
   SUM(completion_tokens) AS completion_tokens,
   SUM(total_tokens) AS total_tokens,
   SUM(IF(counted_by = 'engine', total_tokens, 0)) AS counted_tokens
-FROM `${dataset}.usage_unique`
+FROM calls
 GROUP BY day, team, principal, key_name, username, model;

@@ -72,7 +72,7 @@ impl App {
         let gateway = Gateway {
             keys,
             upstream,
-            ledger: Arc::new(Ledger::open(&config).await?),
+            ledger: Arc::new(Ledger::open(&config, &google).await?),
             metrics: Arc::new(Metrics::new()),
             refusals: RefusalLog::new(),
             bodies: Bodies::new(&config.limits),

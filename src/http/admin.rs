@@ -63,7 +63,14 @@ pub fn status(gateway: &Gateway) -> Answer {
         },
         "upstreams": ops::upstreams(gateway),
         "in_flight": gateway.metrics.in_flight(),
-        "rows": {"waiting": gateway.ledger.waiting(), "written": ledger.written, "lost": ledger.lost},
+        "rows": {
+            "waiting": ledger.waiting,
+            "written": ledger.written,
+            "invalid": ledger.invalid,
+            "lost": ledger.lost,
+            "last_written": ledger.last_written.map(rfc3339),
+            "failing": ledger.failing,
+        },
         "limits": {"concurrency": "per instance"},
     });
     reply::json(StatusCode::OK, &body)

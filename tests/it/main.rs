@@ -5,6 +5,7 @@
 mod answers;
 mod bad_input;
 mod bad_wire;
+mod bq;
 mod calls;
 mod check;
 mod codes;
@@ -15,6 +16,7 @@ mod expect;
 mod fakes;
 mod fit;
 mod frozen;
+mod gcloud_run;
 mod gcloud_secrets;
 mod golden;
 mod hangups;

@@ -282,6 +282,30 @@ async fn credentials_and_project_come_from_the_metadata_server_and_are_renewed()
 }
 
 #[tokio::test]
+async fn a_metadata_server_that_hangs_is_waited_for_no_longer_than_it_hangs() {
+    let server = ModelServer::start(Settings::default()).await;
+    let machine = Metadata::start().await;
+    let secrets = vault(&two_keys()).await;
+    secrets.require_tokens_of(&machine);
+    machine.trouble("", metadata::Trouble::Hangs);
+    let host = machine.host();
+    let settings = [("GCE_METADATA_HOST", host.as_str())];
+    let gate = gate(&server.url(), &secrets, &settings).await;
+    assert_eq!(gate.ask("GET /ready", &[], b"").await.status, 503);
+    let (reply, ()) = tokio::join!(knock(&gate, KEY), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        machine.heal();
+    });
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    machine.trouble("", metadata::Trouble::Hangs);
+    machine.tokens().revoke();
+    assert_eq!(reload(&gate).await.status, 502);
+    assert_eq!(knock(&gate, KEY).await.status, 200);
+    machine.heal();
+    until(async || (reload(&gate).await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn the_most_talkative_log_holds_no_payload_and_no_token() {
     let server = ModelServer::start(Settings::default()).await;
     let machine = Metadata::start().await;

@@ -116,9 +116,8 @@ def call(request_id, started_at, seconds=10, **more):
         "revision": "gateway-1",
         "instance_id": "i",
         "region": "us-central1",
-        "labels": labels_of({**own, **service}) if not service else labels_of(
-            {**service, **{k: v for k, v in own.items() if k not in service}}
-        ),
+        # As the gateway writes them: those of the service, then the key's own; no key twice.
+        "labels": labels_of({**service, **{k: v for k, v in own.items() if k not in service}}),
     }
     return {**row, **more}
 

@@ -7,12 +7,19 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::auth::KeyRing;
-use crate::config::{Config, KeysSource};
+use crate::config::{Config, KeysSource, SinkKind, UpstreamAuth};
 use crate::google::{Fault, Google};
 use crate::upstream::Upstream;
+use crate::usage::table;
 
 /// The longest that the ring takes to load, and a little more.
 const KEYS_LIMIT: Duration = Duration::from_secs(12);
+
+/// The longest that BigQuery may take.
+const TABLE_LIMIT: Duration = Duration::from_secs(12);
+
+const TOKEN: &str = "UPSTREAM_AUTH";
+const TABLE: &str = "BIGQUERY_DATASET";
 
 /// One thing that was asked.
 pub(super) struct Check {
@@ -67,21 +74,27 @@ impl From<Fault> for Outcome {
 /// When no client can be made at all.
 pub(super) async fn ask(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Vec<Check>> {
     let google = Arc::new(Google::new(&config.google)?);
-    let (keys, tokens) = tokio::join!(
+    let (keys, tokens, table) = tokio::join!(
         ask_keys(config, &google, warnings),
-        ask_tokens(config, &google)
+        ask_tokens(config, &google),
+        ask_table(config, &google),
     );
     let mut checks = vec![keys];
     checks.extend(tokens?);
+    checks.extend(table);
     Ok(checks)
 }
 
 /// What would be asked.
 pub(super) fn skip(config: &Config) -> Vec<Check> {
-    vec![Check {
-        name: keys_variable(config),
+    let table = matches!(config.usage.sink, SinkKind::BigQuery(_)).then_some(TABLE);
+    let token = (config.upstream.auth != UpstreamAuth::None).then_some(TOKEN);
+    let names = [Some(keys_variable(config)), token, table];
+    let skipped = names.into_iter().flatten().map(|name| Check {
+        name,
         outcome: Outcome::Skipped,
-    }]
+    });
+    skipped.collect()
 }
 
 async fn ask_keys(config: &Config, google: &Arc<Google>, warnings: &mut Vec<String>) -> Check {
@@ -131,9 +144,25 @@ async fn ask_tokens(config: &Config, google: &Arc<Google>) -> anyhow::Result<Vec
             Err(fault) => fault.into(),
         };
         Check {
-            name: "UPSTREAM_AUTH",
+            name: TOKEN,
             outcome,
         }
     });
     Ok(proofs.collect())
+}
+
+async fn ask_table(config: &Config, google: &Arc<Google>) -> Option<Check> {
+    let SinkKind::BigQuery(name) = &config.usage.sink else {
+        return None;
+    };
+    let table = table(google, name, &config.usage.labels);
+    let outcome = match timeout(TABLE_LIMIT, table.probe()).await {
+        Ok(Ok(notes)) => Outcome::Good(notes.join("; ")),
+        Ok(Err(fault)) => fault.into(),
+        Err(_elapsed) => Outcome::Unknown("BigQuery does not answer".to_owned()),
+    };
+    Some(Check {
+        name: TABLE,
+        outcome,
+    })
 }

@@ -106,7 +106,7 @@ pub(super) fn write_printable(buffer: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn write_json_string(buffer: &mut Vec<u8>, text: &str) {
+pub(super) fn write_json_string(buffer: &mut Vec<u8>, text: &str) {
     // A string written to memory cannot fail.
     let _infallible = serde_json::to_writer(buffer, text);
 }

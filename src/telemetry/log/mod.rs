@@ -81,6 +81,20 @@ pub fn usage_line(row: &[u8], trace: Option<&str>) {
     });
 }
 
+/// Writes a row that the sink will never take, whole and with the reason, as an error.
+pub fn refused_row_line(row: &[u8], reason: &str) {
+    let default = Format::default();
+    let format = FORMAT.get().unwrap_or(&default);
+    line::with_buffer(|buffer| {
+        if format.text {
+            row::write_refused_text(buffer, row, reason, format.colour);
+        } else {
+            row::write_refused_json(buffer, row, reason);
+        }
+        write_out(buffer);
+    });
+}
+
 /// The layer that turns events into lines.
 struct Lines {
     format: Format,

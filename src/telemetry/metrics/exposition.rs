@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::process::Process;
+use crate::usage::LedgerStats;
 
 /// The type of [`super::Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -19,11 +20,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What other parts know at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Rows that the sink has not acknowledged.
-    pub rows_waiting: u64,
-    /// Rows that are in the log alone.
-    pub rows_lost_total: u64,
-    pub rows_written_total: u64,
+    pub rows: LedgerStats,
     pub keys_loaded: u64,
     /// Version of the key set; `None` before the first one.
     pub key_set_version: Option<String>,
@@ -49,21 +46,7 @@ pub(super) fn encode(lasting: &Registry, gauges: &Gauges) -> String {
 
 fn passing(gauges: &Gauges) -> Registry {
     let mut registry = Registry::default();
-    registry.register(
-        "tollgate_rows_waiting",
-        "Usage rows that the sink has not acknowledged",
-        gauge(gauges.rows_waiting),
-    );
-    registry.register(
-        "tollgate_rows_lost",
-        "Usage rows that are in the log alone",
-        ConstCounter::new(gauges.rows_lost_total),
-    );
-    registry.register(
-        "tollgate_rows_written",
-        "Usage rows that the sink acknowledged",
-        ConstCounter::new(gauges.rows_written_total),
-    );
+    describe_rows(&mut registry, &gauges.rows);
     describe_keys(&mut registry, gauges);
     let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
     for (url, up) in &gauges.upstream_up {
@@ -114,6 +97,57 @@ fn describe_keys(registry: &mut Registry, gauges: &Gauges) {
                     .unwrap_or_default()
                     .as_secs_f64(),
             ),
+        );
+    }
+}
+
+fn describe_rows(registry: &mut Registry, rows: &LedgerStats) {
+    registry.register(
+        "tollgate_rows_waiting",
+        "Usage rows that the sink has not acknowledged",
+        gauge(u64::try_from(rows.waiting).unwrap_or(u64::MAX)),
+    );
+    for (name, help, count) in [
+        (
+            "tollgate_rows_written",
+            "Usage rows that the sink acknowledged",
+            rows.written,
+        ),
+        (
+            "tollgate_rows_invalid",
+            "Usage rows that the sink refused for good; they are in the log alone",
+            rows.invalid,
+        ),
+        (
+            "tollgate_rows_lost",
+            "Usage rows that are in the log alone, because the queue was full",
+            rows.lost,
+        ),
+    ] {
+        registry.register(name, help, ConstCounter::new(count));
+    }
+    let attempts = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for (outcome, count) in [
+        ("whole", rows.attempts.whole),
+        ("partial", rows.attempts.partial),
+        ("failed", rows.attempts.failed),
+        ("refused", rows.attempts.refused),
+    ] {
+        attempts
+            .get_or_create(&[("outcome", outcome)])
+            .inc_by(count);
+    }
+    registry.register(
+        "tollgate_row_writes",
+        "Writes to the sink: all rows taken, some refused, failed for now, refused until somebody changes something",
+        attempts,
+    );
+    let last = rows.last_written;
+    if let Some(last) = last.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
+        registry.register(
+            "tollgate_rows_last_written_timestamp_seconds",
+            "When the sink last acknowledged a row, since the epoch",
+            ConstGauge::new(last.as_secs_f64()),
         );
     }
 }
@@ -191,7 +225,11 @@ mod tests {
     #[test]
     fn comments_and_samples_have_the_same_names() {
         let gauges = Gauges {
-            rows_waiting: 2,
+            rows: LedgerStats {
+                waiting: 2,
+                last_written: Some(UNIX_EPOCH),
+                ..LedgerStats::default()
+            },
             key_set_version: Some("v7".to_owned()),
             key_set_confirmed_at: Some(UNIX_EPOCH + std::time::Duration::from_secs(7)),
             key_set_fetches_failed_total: 3,
@@ -206,6 +244,8 @@ mod tests {
             "# TYPE tollgate_key_set_fetches_failed_total counter",
             "tollgate_key_set_fetches_failed_total 3",
             "tollgate_key_set_confirmed_timestamp_seconds 7.0",
+            r#"tollgate_row_writes_total{outcome="refused"} 0"#,
+            "tollgate_rows_last_written_timestamp_seconds 0.0",
             "# TYPE tollgate_key_set_info gauge",
             r#"tollgate_key_set_info{version="v7"} 1"#,
             r#"tollgate_upstream_up{upstream="http://h:1"} 1"#,

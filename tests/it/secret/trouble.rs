@@ -7,6 +7,46 @@ use super::*;
 const TOLD: &str = "keys could not be loaded";
 const OVER: &str = "keys can be loaded again";
 
+/// What goes wrong, how a test brings it about, and a word of the cause that administrators see.
+type Trouble = (&'static str, fn(&SecretManager), &'static str);
+
+const TROUBLES: [Trouble; 8] = [
+    (
+        "unavailable",
+        |s| s.always(Kind::Access, Some(Order::Refuse(503))),
+        "503",
+    ),
+    (
+        "over quota",
+        |s| s.always(Kind::Access, Some(Order::Refuse(429))),
+        "429",
+    ),
+    (
+        "a page",
+        |s| s.always(Kind::Access, Some(Order::Html(200))),
+        "cannot be read",
+    ),
+    (
+        "cut off",
+        |s| s.always(Kind::Access, Some(Order::Drop)),
+        "cannot be reached",
+    ),
+    (
+        "no right",
+        |s| s.always(Kind::Access, Some(Order::Deny)),
+        "secretAccessor",
+    ),
+    ("disabled", |s| s.disable(PROJECT, SECRET, 2), "disabled"),
+    ("damaged", |s| s.spoil_checksums(true), "checksum"),
+    (
+        "no JSON",
+        |s| {
+            s.put(PROJECT, SECRET, "{\"ci\": oops");
+        },
+        "version 3",
+    ),
+];
+
 /// How many log lines begin so.
 fn count(gate: &Gate, begin: &str) -> usize {
     let log = gate.log();
@@ -22,42 +62,7 @@ fn without_key() -> Value {
 #[tokio::test]
 async fn trouble_keeps_the_last_good_set_and_is_told_of_once() {
     let server = ModelServer::start(Settings::default()).await;
-    type Arrange = fn(&SecretManager);
-    let cases: [(&str, Arrange, &str); 8] = [
-        (
-            "unavailable",
-            |s| s.always(Kind::Access, Some(Order::Refuse(503))),
-            "503",
-        ),
-        (
-            "over quota",
-            |s| s.always(Kind::Access, Some(Order::Refuse(429))),
-            "429",
-        ),
-        (
-            "a page",
-            |s| s.always(Kind::Access, Some(Order::Html(200))),
-            "cannot be read",
-        ),
-        (
-            "cut off",
-            |s| s.always(Kind::Access, Some(Order::Drop)),
-            "cannot be reached",
-        ),
-        (
-            "no right",
-            |s| s.always(Kind::Access, Some(Order::Deny)),
-            "secretAccessor",
-        ),
-        ("disabled", |s| s.disable(PROJECT, SECRET, 2), "disabled"),
-        ("damaged", |s| s.spoil_checksums(true), "checksum"),
-        (
-            "no JSON",
-            |s| drop(s.put(PROJECT, SECRET, "{\"ci\": oops")),
-            "version 3",
-        ),
-    ];
-    for (name, arrange, cause) in cases {
+    for (name, arrange, cause) in TROUBLES {
         let secrets = vault(&two_keys()).await;
         let gate = gate(&server.url(), &secrets, &[]).await;
         put(&secrets, &without_key());

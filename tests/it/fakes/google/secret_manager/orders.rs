@@ -25,13 +25,16 @@ pub enum Order {
     After(String),
 }
 
+/// Whether a token is taken.
+pub type Takes = Box<dyn Fn(&str) -> bool + Send>;
+
 #[derive(Default)]
 pub struct Orders {
     /// Each for one call, in their turn.
     pub next: Vec<(Kind, Order)>,
     pub always: Vec<(Kind, Order)>,
     /// The tokens that are taken; `None`: any, or none at all.
-    pub takes: Option<Box<dyn Fn(&str) -> bool + Send>>,
+    pub takes: Option<Takes>,
 }
 
 impl Orders {
