@@ -1,5 +1,6 @@
 //! The composition root: builds the parts, owns every task, and ends them in order.
 
+mod identity;
 mod neighbour;
 
 use std::io;
@@ -18,7 +19,7 @@ use crate::config::{Config, SinkKind};
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
-use crate::telemetry::log::RefusalLog;
+use crate::telemetry::log::{self, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::usage::Ledger;
@@ -45,7 +46,13 @@ impl App {
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let google = Arc::new(Google::new(&config.google)?);
         let keys = KeyRing::new(&config.keys, &google);
-        keys.load().await?;
+        let instance = identity::complete(config.instance.clone(), &google);
+        let (loaded, instance) = tokio::join!(keys.load(), instance);
+        loaded?;
+        if let Some(project) = &instance.project {
+            log::know_project(project);
+        }
+        config.instance = instance;
         if config
             .upstream
             .api_key
@@ -59,6 +66,7 @@ impl App {
         let upstream = Upstream::new(
             &config.upstream,
             &config.limits,
+            &google,
             config.instance.on_cloud_run,
         )?;
         let gateway = Gateway {
@@ -226,6 +234,7 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     let left = (began + limit).saturating_duration_since(Instant::now());
     gateway.ledger.drain(left).await;
     gateway.keys.close().await;
+    gateway.upstream.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "shut down"

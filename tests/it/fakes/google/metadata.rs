@@ -285,13 +285,13 @@ fn tell(path: &str, query: &str, tokens: &Tokens, life: Duration) -> Response<Fu
             let token = tokens.issue_access(life).to_string();
             return reply(StatusCode::OK, "application/json", token);
         }
-        IDENTITY => match audience(query) {
-            Some(audience) => tokens.issue_id(&audience, life),
-            None => {
+        IDENTITY => {
+            let Some(audience) = audience(query) else {
                 let text = "non-empty audience parameter required";
                 return reply(StatusCode::BAD_REQUEST, "text/html", text);
-            }
-        },
+            };
+            tokens.issue_id(&audience, life)
+        }
         _ => return reply(StatusCode::NOT_FOUND, "text/html", "Not Found"),
     };
     reply(StatusCode::OK, "application/text", text)
