@@ -8,6 +8,7 @@ mod bad_wire;
 mod bq;
 mod calls;
 mod check;
+mod cloud;
 mod codes;
 mod counts;
 mod cuts;
