@@ -14,6 +14,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod google;
 pub mod http;
 pub mod secret;
 pub mod server;

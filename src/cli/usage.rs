@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime, Time, macros::format_description};
 
+use crate::config::Paths;
 use crate::store::{Grouping, Store, StoreError, Totals};
 
 /// Prints requests, tokens and errors of the calls that were recorded.
@@ -42,11 +43,12 @@ enum Since {
     At(OffsetDateTime),
 }
 
-/// Reads the table in `database` and prints the report.
+/// Reads the configured sink and prints the report.
 ///
 /// # Errors
 /// When there is no database or it cannot be read, in words.
-pub async fn run(args: Args, database: PathBuf) -> anyhow::Result<()> {
+pub async fn run(args: Args, paths: Paths) -> anyhow::Result<()> {
+    let database = paths.database;
     let since = args.since.resolve(OffsetDateTime::now_utc())?;
     let report = match report(&args, &database, since).await {
         Err(cause) if cause.is_missing() => bail!(

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::reader::{Reader, in_range, stars, unset};
 use super::{
-    Config, ConfigError, Instance, KeysConfig, Limits, LogConfig, Origin, Paths, SinkKind, Sources,
-    UsageConfig, later, upstream, values,
+    Config, ConfigError, Instance, KeysConfig, KeysSource, Limits, LogConfig, Origin, Paths,
+    SinkKind, Sources, UsageConfig, google, later, upstream, values,
 };
 
 /// Longest wait that a setting may ask for, in seconds: Cloud Run ends a request after an hour.
@@ -24,9 +24,9 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
     let mut reader = Reader::new(sources);
     let host = read_host(&mut reader, on_cloud_run);
     let (port, metrics_port) = read_ports(&mut reader);
-    let upstream = upstream::read(&mut reader, port, on_cloud_run);
+    let upstream = upstream::read(&mut reader, port);
     let loopback = upstream::all_loopback(&upstream.urls);
-    later::read_google(&mut reader);
+    let google = google::read(&mut reader);
     later::read_accounts(&mut reader, host.is_loopback());
     let data_dir = read_data_dir(&mut reader);
     let ephemeral = reader.boolean("ALLOW_EPHEMERAL", false) || !on_cloud_run;
@@ -43,7 +43,7 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
     );
     let limits = read_limits(&mut reader, on_cloud_run, loopback);
     let log = read_log(&mut reader, sources.terminal);
-    let instance = read_instance(&mut reader, sources);
+    let instance = read_instance(google.project.clone(), sources);
     let reading = reader.finish();
     let (warnings, settings) = (reading.warnings.clone(), reading.settings.clone());
     reading.judge(Config {
@@ -52,6 +52,7 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
         h2c,
         metrics_port,
         upstream,
+        google,
         keys,
         usage,
         data_dir,
@@ -70,10 +71,16 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
 pub(super) fn paths(sources: &Sources) -> Result<Paths, ConfigError> {
     let mut reader = Reader::new(sources);
     let data_dir = read_data_dir(&mut reader);
-    let (keys_file, _) = read_keys_file(&mut reader, &data_dir);
-    let database = read_database(&mut reader, &data_dir, sources.on_cloud_run(), true);
+    let google = google::read(&mut reader);
+    let on_cloud_run = sources.on_cloud_run();
+    let keys = google::read_keys_source(&mut reader, &data_dir, on_cloud_run);
+    // The verbs only read what a gateway wrote, wherever they run.
+    let sink = read_usage(&mut reader, on_cloud_run, true).sink;
+    let database = read_database(&mut reader, &data_dir, on_cloud_run, true);
     reader.finish().judge(Paths {
-        keys_file,
+        google,
+        keys,
+        sink,
         database,
     })
 }
@@ -128,56 +135,50 @@ fn read_keys(reader: &mut Reader<'_>, data_dir: &Path, on_cloud_run: bool) -> Ke
             "is less than KEY_REFRESH_SECONDS: every idle pause ends in a wait for the keys",
         );
     }
-    let (file, explicit) = read_keys_file(reader, data_dir);
-    if !explicit && on_cloud_run {
+    let source = google::read_keys_source(reader, data_dir, on_cloud_run);
+    if let KeysSource::File {
+        path,
+        explicit: true,
+    } = &source
+        && !path.is_file()
+    {
         reader.fault(
             "API_KEYS_FILE",
-            "must be set on Cloud Run: this version cannot read Secret Manager itself; mount the secret as a file and name that file",
-        );
-    } else if explicit && !file.is_file() {
-        reader.fault(
-            "API_KEYS_FILE",
-            format_args!("there is no file at `{}`", file.display()),
+            format_args!("there is no file at `{}`", path.display()),
         );
     }
     KeysConfig {
-        file,
-        explicit,
+        source,
         refresh,
         max_stale,
     }
 }
 
-/// The path, and whether it was named.
-fn read_keys_file(reader: &mut Reader<'_>, data_dir: &Path) -> (PathBuf, bool) {
-    let named = reader.find("API_KEYS_FILE");
-    let explicit = named.is_some();
-    let (file, origin) = match named {
-        Some((path, origin)) => (PathBuf::from(path), origin),
-        None => (data_dir.join("keys.json"), Origin::Default),
-    };
-    reader.show("API_KEYS_FILE", file.display(), origin);
-    (file, explicit)
-}
-
 fn read_usage(reader: &mut Reader<'_>, on_cloud_run: bool, ephemeral: bool) -> UsageConfig {
-    let words = ["local", "stdout", "none", "bigquery"];
-    let default = if on_cloud_run { "stdout" } else { "local" };
+    let table = google::read_table(reader);
+    let words = ["bigquery", "local", "stdout", "none"];
+    let default = match (&table, on_cloud_run) {
+        (Some(_), _) => "bigquery",
+        (None, true) => "stdout",
+        (None, false) => "local",
+    };
     let word = reader.parsed(
         "USAGE_SINK",
         default,
         |word| (*word).to_owned(),
         |text| values::word(text, &words),
     );
-    let sink = match word {
-        "local" => SinkKind::Local,
-        "stdout" => SinkKind::Stdout,
+    let sink = match (word, table) {
+        ("bigquery", Some(table)) => SinkKind::BigQuery(table),
+        ("local", _) => SinkKind::Local,
+        ("stdout", _) => SinkKind::Stdout,
         _ => SinkKind::None,
     };
-    if word == "bigquery" {
+    // A dataset with a fault is unset here, and has been told of.
+    if word == "bigquery" && reader.find("BIGQUERY_DATASET").is_none() {
         reader.fault(
             "USAGE_SINK",
-            "this version cannot write to BigQuery yet; use local, stdout or none",
+            "`bigquery` needs BIGQUERY_DATASET, the dataset that holds the table",
         );
     }
     if sink == SinkKind::Local && !ephemeral {
@@ -304,16 +305,14 @@ fn read_log(reader: &mut Reader<'_>, terminal: bool) -> LogConfig {
     }
 }
 
-fn read_instance(reader: &mut Reader<'_>, sources: &Sources) -> Instance {
-    let project = reader.text("GCP_PROJECT");
-    let fallback = reader.text("GOOGLE_CLOUD_PROJECT");
+fn read_instance(project: Option<String>, sources: &Sources) -> Instance {
     let platform = |name: &str| sources.platform(name).unwrap_or_default().to_owned();
     Instance {
         service: platform("K_SERVICE"),
         revision: platform("K_REVISION"),
         instance_id: format!("{:08x}", rand::random::<u32>()),
         region: String::new(),
-        project: project.or(fallback),
+        project,
         on_cloud_run: sources.on_cloud_run(),
     }
 }

@@ -2,9 +2,7 @@
 //! those that only describe one are checked and named in a warning, so that nothing is ignored
 //! silently.
 
-use std::net::SocketAddr;
-
-use super::reader::{Reader, in_range, stars, unset};
+use super::reader::{Reader, in_range, stars};
 use super::values;
 
 /// Tokens signed with a shorter secret can be forged by guessing.
@@ -19,31 +17,6 @@ const PLACEHOLDERS: [&str; 6] = [
     "placeholder",
 ];
 const NO_USERS: &str = "this version has no users";
-const NO_GOOGLE: &str = "this version calls no Google service";
-
-/// Refuses the Google services that are not built yet.
-pub(super) fn read_google(reader: &mut Reader<'_>) {
-    reader.refuse(
-        "API_KEYS_SECRET_NAME",
-        "mount the secret as a file and name it in API_KEYS_FILE",
-    );
-    reader.refuse(
-        "BIGQUERY_DATASET",
-        "use USAGE_SINK=stdout and a log sink to BigQuery, or USAGE_SINK=local",
-    );
-    reader.refuse("BIGQUERY_TABLE", "leave it unset");
-    let names = [
-        "SECRET_MANAGER_ENDPOINT",
-        "BIGQUERY_ENDPOINT",
-        "GCE_METADATA_HOST",
-    ];
-    for name in names {
-        let address = |text: &str| emulator(name, text);
-        let shown = |value: &Option<String>| value.clone().unwrap_or_else(unset);
-        reader.parsed(name, None, shown, |text| address(text).map(Some));
-    }
-    reader.no_effect(&names, NO_GOOGLE);
-}
 
 /// Checks the settings of users and their tokens.
 pub(super) fn read_accounts(reader: &mut Reader<'_>, host_is_loopback: bool) {
@@ -90,19 +63,4 @@ pub(super) fn read_accounts(reader: &mut Reader<'_>, host_is_loopback: bool) {
         "MAX_SELF_TOKEN_LIMIT",
     ];
     reader.no_effect(&names, NO_USERS);
-}
-
-/// An emulator's address: credentials must never go to a host that a setting names.
-fn emulator(name: &str, text: &str) -> Result<String, String> {
-    let authority = if name == "GCE_METADATA_HOST" {
-        Some(text)
-    } else {
-        text.trim_end_matches('/').strip_prefix("http://")
-    };
-    let authority = authority.map(|authority| authority.replace("localhost:", "127.0.0.1:"));
-    match authority.and_then(|authority| authority.parse::<SocketAddr>().ok()) {
-        Some(address) if address.ip().is_loopback() => Ok(text.to_owned()),
-        _ if name == "GCE_METADATA_HOST" => Err("is not host:port on loopback".to_owned()),
-        _ => Err("is not http://127.0.0.1:PORT".to_owned()),
-    }
 }

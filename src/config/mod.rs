@@ -3,6 +3,7 @@
 
 mod assemble;
 mod dotenv;
+mod google;
 mod later;
 mod reader;
 mod source;
@@ -32,6 +33,7 @@ pub struct Config {
     pub h2c: bool,
     pub metrics_port: Option<u16>,
     pub upstream: UpstreamConfig,
+    pub google: GoogleConfig,
     pub keys: KeysConfig,
     pub usage: UsageConfig,
     pub data_dir: PathBuf,
@@ -68,16 +70,18 @@ impl Config {
     }
 }
 
-/// Where the embedded files are, for the verbs that need no more than that.
+/// Where keys and rows are, for the verbs that need no more than that.
 #[derive(Clone, Debug)]
 pub struct Paths {
-    /// May not exist yet, also when it was named.
-    pub keys_file: PathBuf,
+    pub google: GoogleConfig,
+    /// A file may not exist yet, also when it was named.
+    pub keys: KeysSource,
+    pub sink: SinkKind,
     pub database: PathBuf,
 }
 
 impl Paths {
-    /// Reads the process's environment and `./.env`, judging only what leads to these files.
+    /// Reads the process's environment and `./.env`, judging only what leads to them.
     ///
     /// # Errors
     /// All faults at once.
@@ -148,18 +152,84 @@ pub struct UpstreamConfig {
     pub urls: Vec<String>,
     /// Sent as Bearer.
     pub api_key: Option<Secret<String>>,
+    pub auth: UpstreamAuth,
     /// Alias to model id; `*` stands for the only model of the upstream.
     pub aliases: BTreeMap<String, String>,
+}
+
+/// Who the gateway says it is to an upstream, beside `VLLM_API_KEY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamAuth {
+    /// As `IdToken` for `https://*.run.app` on Google Cloud, else as `None`.
+    Auto,
+    /// A Google ID token for the upstream's address.
+    IdToken,
+    None,
+}
+
+/// Google's services, and the emulators that stand in for them.
+#[derive(Clone, Debug, Default)]
+pub struct GoogleConfig {
+    /// `None`: the metadata server knows.
+    pub project: Option<String>,
+    /// `http://127.0.0.1:N` of an emulator; `None` for Google's own.
+    pub secret_manager_endpoint: Option<String>,
+    /// As above.
+    pub bigquery_endpoint: Option<String>,
+    /// `127.0.0.1:N` of an emulator; `None` for Google's own.
+    pub metadata_host: Option<String>,
 }
 
 /// Where keys come from and how old they may get.
 #[derive(Clone, Debug)]
 pub struct KeysConfig {
-    pub file: PathBuf,
-    /// The file was named by the user, so it must exist.
-    pub explicit: bool,
+    pub source: KeysSource,
     pub refresh: Duration,
     pub max_stale: Duration,
+}
+
+/// Where keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeysSource {
+    File {
+        path: PathBuf,
+        /// The file was named by the user, so it must exist.
+        explicit: bool,
+    },
+    Secret(SecretRef),
+}
+
+/// A secret of Secret Manager.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRef {
+    /// `None`: the project of the configuration.
+    pub project: Option<String>,
+    pub name: String,
+    /// `None`: the latest.
+    pub version: Option<u64>,
+}
+
+impl std::str::FromStr for SecretRef {
+    type Err = String;
+
+    /// `NAME`, `NAME/versions/N`, or either behind `projects/P/secrets/`; the error follows the
+    /// text that was given.
+    fn from_str(text: &str) -> Result<Self, String> {
+        google::secret_ref(text)
+    }
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(project) = &self.project {
+            write!(f, "projects/{project}/secrets/")?;
+        }
+        f.write_str(&self.name)?;
+        match self.version {
+            Some(version) => write!(f, "/versions/{version}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Where usage rows go.
@@ -171,14 +241,24 @@ pub struct UsageConfig {
 }
 
 /// The sinks of usage rows. Every row is a log line besides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkKind {
+    BigQuery(TableRef),
     /// The embedded table, `DATA_DIR/tollgate.db`.
     Local,
     /// The log line is the only copy.
     Stdout,
     /// As `Stdout`: the log line is written, nothing else.
     None,
+}
+
+/// A table of BigQuery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableRef {
+    /// `None`: the project of the configuration.
+    pub project: Option<String>,
+    pub dataset: String,
+    pub table: String,
 }
 
 /// Bounds on bytes and time.

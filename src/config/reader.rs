@@ -118,16 +118,6 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A free text, `None` if unset.
-    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
-        self.parsed(
-            name,
-            None,
-            |value| value.clone().unwrap_or_else(unset),
-            |text| Ok(Some(text.to_owned())),
-        )
-    }
-
     pub(super) fn boolean(&mut self, name: &'static str, default: bool) -> bool {
         self.parsed(name, default, bool::to_string, |text| {
             match text.to_ascii_lowercase().as_str() {

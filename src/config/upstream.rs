@@ -1,14 +1,14 @@
 //! `VLLM_ENDPOINT` and what belongs to it. Reads no network: a name is not looked up here.
 
-use super::UpstreamConfig;
 use super::reader::{Reader, pieces, stars};
 use super::values;
+use super::{UpstreamAuth, UpstreamConfig};
 
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8001";
 const DEFAULT_ALIASES: &str = "opencode-llm=*,llm-user-managed=*";
 
 /// Reads the upstream's part of the configuration.
-pub(super) fn read(reader: &mut Reader<'_>, port: u16, on_cloud_run: bool) -> UpstreamConfig {
+pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamConfig {
     let urls = reader.parsed(
         "VLLM_ENDPOINT",
         vec![DEFAULT_ENDPOINT.to_owned()],
@@ -34,7 +34,7 @@ pub(super) fn read(reader: &mut Reader<'_>, port: u16, on_cloud_run: bool) -> Up
             "holds blanks or characters that no HTTP header can carry",
         );
     }
-    check_auth(reader, &urls, on_cloud_run);
+    let auth = read_auth(reader, &urls);
     let default = values::aliases(DEFAULT_ALIASES).unwrap_or_default();
     let aliases = reader.parsed(
         "MODEL_ALIASES",
@@ -51,6 +51,7 @@ pub(super) fn read(reader: &mut Reader<'_>, port: u16, on_cloud_run: bool) -> Up
     UpstreamConfig {
         urls,
         api_key,
+        auth,
         aliases,
     }
 }
@@ -68,26 +69,34 @@ fn own_address(urls: &[String], port: u16) -> Option<&String> {
     })
 }
 
-fn check_auth(reader: &mut Reader<'_>, urls: &[String], on_cloud_run: bool) {
-    let words = ["auto", "none", "id_token"];
-    let auth = reader.parsed(
-        "UPSTREAM_AUTH",
-        "auto",
-        |word| (*word).to_owned(),
-        |text| values::word(text, &words),
-    );
-    let private = urls
-        .iter()
-        .any(|url| parse(url).is_ok_and(|url| is_cloud_run(&url)));
-    let missing = "this version cannot send Google ID tokens to a private Cloud Run service yet";
-    match auth {
-        "id_token" => reader.fault("UPSTREAM_AUTH", format_args!("{missing}; use `none` for a service that needs no token")),
-        "auto" if on_cloud_run && private => reader.fault(
+fn read_auth(reader: &mut Reader<'_>, urls: &[String]) -> UpstreamAuth {
+    let shown = |auth: &UpstreamAuth| {
+        let word = match auth {
+            UpstreamAuth::Auto => "auto",
+            UpstreamAuth::IdToken => "id_token",
+            UpstreamAuth::None => "none",
+        };
+        word.to_owned()
+    };
+    let auth = reader.parsed("UPSTREAM_AUTH", UpstreamAuth::Auto, shown, |text| {
+        let word = values::word(text, &["auto", "none", "id_token"])?;
+        Ok(match word {
+            "id_token" => UpstreamAuth::IdToken,
+            "none" => UpstreamAuth::None,
+            _ => UpstreamAuth::Auto,
+        })
+    });
+    let in_clear =
+        |url: &&String| parse(url).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url));
+    if auth == UpstreamAuth::IdToken
+        && let Some(url) = urls.iter().find(in_clear)
+    {
+        reader.fault(
             "UPSTREAM_AUTH",
-            format_args!("`auto` means an ID token for https://*.run.app, and {missing}; set `none` if the service needs no token"),
-        ),
-        _ => {}
+            format_args!("`id_token` would send a credential in clear to {url}; use https there"),
+        );
     }
+    auth
 }
 
 fn endpoints(text: &str) -> Result<Vec<String>, String> {
@@ -140,13 +149,6 @@ fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     host.eq_ignore_ascii_case("localhost")
         || values::host(host).is_ok_and(|address| address.is_loopback())
-}
-
-fn is_cloud_run(url: &reqwest::Url) -> bool {
-    url.scheme() == "https"
-        && url
-            .host_str()
-            .is_some_and(|host| host.ends_with(".run.app"))
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub const VARS: &[Var] = &[
     plain(
         "UPSTREAM_AUTH",
         "auto",
-        "`auto` or `none`. `id_token` (a private Cloud Run service as model server) is not in this version.",
+        "`id_token`: a Google ID token in `X-Serverless-Authorization`, for a private Cloud Run service. `none`. `auto`: `id_token` for `https://*.run.app` when on Google Cloud.",
     ),
     plain(
         "MODEL_ALIASES",
@@ -116,8 +116,8 @@ pub const VARS: &[Var] = &[
     ),
     plain(
         "GCP_PROJECT",
-        "none",
-        "Google project, for links from log lines to traces.",
+        "that of the metadata server",
+        "Google project of the secret and the dataset, and for links from log lines to traces.",
     ),
     plain(
         "GOOGLE_CLOUD_PROJECT",
@@ -126,13 +126,13 @@ pub const VARS: &[Var] = &[
     ),
     plain(
         "API_KEYS_SECRET_NAME",
-        "none",
-        "Keys from Secret Manager. Not in this version.",
+        "none; vllm-api-keys on Cloud Run",
+        "Secret that holds the API keys: its latest version, or the one named by `NAME/versions/N`.",
     ),
     plain(
         "API_KEYS_FILE",
         "$DATA_DIR/keys.json",
-        "File with the API keys. A file named here must exist. On Cloud Run it must be named.",
+        "File with the API keys. A file named here must exist, and takes the place of the default secret.",
     ),
     plain(
         "KEY_REFRESH_SECONDS",
@@ -146,18 +146,18 @@ pub const VARS: &[Var] = &[
     ),
     plain(
         "USAGE_SINK",
-        "local; stdout on Cloud Run",
-        "Where usage rows go: `local` (embedded table), `stdout` or `none` (log lines only). `bigquery` is not in this version.",
+        "bigquery with a dataset; else local; stdout on Cloud Run",
+        "Where usage rows go: `bigquery`, `local` (embedded table), `stdout` or `none` (log lines only).",
     ),
     plain(
         "BIGQUERY_DATASET",
         "none",
-        "Usage rows in BigQuery. Not in this version.",
+        "Dataset for usage rows, `NAME` or `PROJECT.NAME`. It must exist.",
     ),
     plain(
         "BIGQUERY_TABLE",
         "usage",
-        "Table in that dataset. Not in this version.",
+        "Table in that dataset; it is created if missing.",
     ),
     plain(
         "LABELS",
@@ -268,17 +268,17 @@ pub const VARS: &[Var] = &[
     plain(
         "SECRET_MANAGER_ENDPOINT",
         "Google's",
-        "For emulators, `http://` on loopback. No effect yet.",
+        "For emulators, `http://127.0.0.1:N`.",
     ),
     plain(
         "BIGQUERY_ENDPOINT",
         "Google's",
-        "For emulators, `http://` on loopback. No effect yet.",
+        "For emulators, `http://127.0.0.1:N`.",
     ),
     plain(
         "GCE_METADATA_HOST",
         "Google's",
-        "For emulators, `host:port` on loopback. No effect yet.",
+        "For emulators, `127.0.0.1:N`.",
     ),
 ];
 

@@ -168,6 +168,9 @@ def make_table(connection, name, table):
 def literal(parameter):
     """A query parameter as a typed constant."""
     kind = parameter.get("type", "STRING")
+    if kind == "ARRAY":
+        inner = parameter["array_type"]
+        return exp.Array(expressions=[literal({"type": inner, "value": value}) for value in parameter["values"]])
     value = parameter.get("value")
     constant = exp.Null() if value is None else exp.Literal.string(re.sub(r" ?UTC$", "+00", str(value)))
     return exp.cast(constant, exp.DataType.build(kind, dialect="bigquery"))

@@ -5,6 +5,7 @@ use serde_json::json;
 use time::macros::datetime;
 
 use super::*;
+use crate::config::{GoogleConfig, KeysSource, SinkKind};
 
 #[derive(Parser)]
 struct Line {
@@ -140,7 +141,16 @@ fn json_is_an_array_of_objects() {
 async fn a_missing_database_is_told_in_words_and_not_made() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tollgate.db");
-    let error = run(args(&[]).unwrap(), path.clone())
+    let paths = Paths {
+        google: GoogleConfig::default(),
+        keys: KeysSource::File {
+            path: directory.path().join("keys.json"),
+            explicit: false,
+        },
+        sink: SinkKind::Local,
+        database: path.clone(),
+    };
+    let error = run(args(&[]).unwrap(), paths)
         .await
         .unwrap_err()
         .to_string();

@@ -1,6 +1,7 @@
 //! Servers that stand in for what the gateway talks to, and the data they answer from.
 
 pub mod golden;
+pub mod google;
 pub mod model_server;
 pub mod raw;
 mod tests;
