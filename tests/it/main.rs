@@ -31,6 +31,7 @@ mod privacy;
 mod raw;
 mod routes;
 mod secret;
+mod smoke;
 mod starting;
 mod tidy;
 mod usage;
