@@ -35,6 +35,7 @@ mod private_upstream;
 mod raw;
 mod routes;
 mod secret;
+mod smoke;
 mod starting;
 mod tidy;
 mod usage;
