@@ -52,6 +52,7 @@ if [[ -n $billing_table ]]; then
 fi
 command -v bq >/dev/null || fail "bq is missing; it comes with the Google Cloud SDK"
 
+install sql/settings.sql
 install sql/views.sql
 if [[ -n $billing_table ]]; then
     install sql/cost.sql

@@ -102,6 +102,10 @@ grant gcloud artifacts repositories add-iam-policy-binding tollgate --location "
     --member "$build" --role roles/artifactregistry.writer
 grant gcloud iam service-accounts add-iam-policy-binding "$GATEWAY_ACCOUNT" \
     --member "$build" --role roles/iam.serviceAccountUser
+unless_there "secret $SMOKE_SECRET" gcloud secrets describe "$SMOKE_SECRET" -- \
+    gcloud secrets create "$SMOKE_SECRET" --replication-policy automatic
+grant gcloud secrets add-iam-policy-binding "$SMOKE_SECRET" \
+    --member "$build" --role roles/secretmanager.secretAccessor
 grant gcloud projects add-iam-policy-binding "$PROJECT" --condition None \
     --member "$build" --role roles/logging.logWriter
 # Not run.developer: opening a service to callers without a Google identity takes the right to set IAM.

@@ -9,7 +9,7 @@ mod secrets;
 pub use bigquery::{Prepared, Table, TableSpec, Verdict};
 pub use id_token::{IdToken, TokenSource};
 pub use metadata::Metadata;
-pub use secrets::{SecretVersion, Secrets};
+pub use secrets::{EDIT_WAIT, MAX_SECRET_BYTES, SecretVersion, Secrets};
 
 use std::fmt;
 

@@ -1,6 +1,11 @@
 //! Secret Manager: the payload of a secret's version, its checksum verified. Does not know what a
 //! payload means or when to ask again, and puts no part of one into an error.
 
+mod calls;
+mod edit;
+
+pub use edit::{EDIT_WAIT, MAX_SECRET_BYTES};
+
 use std::sync::Arc;
 use std::time::Duration;
 

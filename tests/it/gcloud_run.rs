@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::fakes::google::cloud_run::{CloudRun, PROJECT, REGION};
 
-const TOP: &str = env!("CARGO_MANIFEST_DIR");
+pub const TOP: &str = env!("CARGO_MANIFEST_DIR");
 const IMAGE: &str = "us-central1-docker.pkg.dev/p/tollgate/tollgate@sha256:0123";
 /// Each service: how the script calls it, its file, its name.
 const SERVICES: [(&str, &str, &str); 3] = [
@@ -19,7 +19,7 @@ const SERVICES: [(&str, &str, &str); 3] = [
 ];
 
 /// A stand-in for Cloud Run, and a folder for gcloud; `None` where there is no gcloud.
-async fn cloud() -> Option<(CloudRun, TempDir)> {
+pub async fn cloud() -> Option<(CloudRun, TempDir)> {
     let installed = Command::new("gcloud").arg("version").output();
     if !installed.is_ok_and(|output| output.status.success()) {
         println!("skipped: gcloud is not installed");
@@ -30,12 +30,12 @@ async fn cloud() -> Option<(CloudRun, TempDir)> {
 }
 
 /// Runs a command beside the stand-in, which needs this thread's runtime.
-async fn output(mut command: Command) -> Output {
+pub async fn output(mut command: Command) -> Output {
     let run = tokio::task::spawn_blocking(move || command.output());
     run.await.expect("it runs").expect("it starts")
 }
 
-fn words(output: &Output) -> String {
+pub fn words(output: &Output) -> String {
     let out = String::from_utf8_lossy(&output.stdout);
     format!("{out}{}", String::from_utf8_lossy(&output.stderr))
 }

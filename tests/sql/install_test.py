@@ -133,7 +133,7 @@ class Install(unittest.TestCase):
         for _ in range(2):
             done = self.install(*arguments)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        names = ["usage_unique", "usage_daily", "cost_settings", "cost_lines", "cost_daily", "cost_monthly", "cost_by_team"]
+        names = ["usage_settings", "usage_unique", "usage_daily", "cost_lines", "cost_daily", "cost_monthly", "cost_by_team"]
         self.assertEqual(list(self.server.views), [f"tollgate.{name}" for name in names])
         query = "SELECT team, amount FROM tollgate.cost_by_team ORDER BY amount, team"
         shown = self.run_program("bq", "--project_id=p-1", "--headless", "--format=csv", "query", "--use_legacy_sql=false", query)
@@ -142,7 +142,7 @@ class Install(unittest.TestCase):
     def test_without_a_bill_only_usage_is_installed(self):
         done = self.install("p-1", "tollgate")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertEqual(list(self.server.views), ["tollgate.usage_unique", "tollgate.usage_daily"])
+        self.assertEqual(list(self.server.views), ["tollgate.usage_settings", "tollgate.usage_unique", "tollgate.usage_daily"])
 
     def test_a_missing_table_is_said(self):
         done = self.install("p-1", "elsewhere")

@@ -103,6 +103,8 @@ class Reconcile(unittest.TestCase):
         odd = {**call("b", ago(hours=5)), "started_at": "yesterday"}
         nameless = {**call("c", ago(hours=5)), "request_id": None}
         log = log_table([(ago(hours=5), row) for row in (good, odd, nameless)], others=[(ago(hours=5), "usage")])
+        log["rows"].append({"timestamp": ago(hours=5).isoformat(),
+                            "jsonPayload": {"message": "something else", "usage": call("d", ago(hours=5))}})
         self.assertEqual(ids(reconcile([], log)[1]), ["a"])
 
 

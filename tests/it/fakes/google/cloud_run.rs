@@ -1,10 +1,14 @@
 //! Cloud Run and Cloud Build as a server: takes what `gcloud run services replace` and `gcloud
-//! builds submit` send, and refuses what the real ones would refuse (see `rules`).
+//! builds submit` send, and refuses what the real ones would refuse (see `rules`). Beside them what
+//! else of a project the scripts of the deployment touch (see `project`).
 //!
 //! gcloud puts the region before the host of its endpoint, so the server is set as gcloud's HTTP proxy
 //! and hears every host. It starts nothing: a service that was accepted counts as running.
 
+mod project;
 mod rules;
+
+pub use project::Project;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,6 +32,18 @@ pub const REGION: &str = "us-central1";
 /// What gcloud must send as its access token.
 const TOKEN: &str = "ya29.a-token-of-the-test";
 
+/// The parts of Google that the scripts use, by gcloud's names.
+const APIS: [&str; 8] = [
+    "artifactregistry",
+    "cloudbuild",
+    "cloudresourcemanager",
+    "iam",
+    "run",
+    "secretmanager",
+    "serviceusage",
+    "storage",
+];
+
 /// What was accepted.
 #[derive(Default)]
 struct Accepted {
@@ -38,6 +54,7 @@ struct Accepted {
     builds: Vec<Value>,
     /// Services that were only checked.
     checked: Vec<Value>,
+    project: Project,
 }
 
 /// A running server; dropping it ends it.
@@ -89,11 +106,15 @@ impl CloudRun {
             .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
             .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "1")
             .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1");
-        for (api, host) in [("RUN", "run"), ("CLOUDBUILD", "cloudbuild")] {
-            let variable = format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}");
-            command.env(variable, format!("http://{host}.test/"));
+        for api in APIS {
+            let variable = format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{}", api.to_uppercase());
+            command.env(variable, format!("http://{api}.test/"));
         }
+        // bq cannot use the proxy, and does not put regions before its host.
         let proxy = format!("http://{}", self.addr);
+        command
+            .env("CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY", &proxy)
+            .env("no_proxy", "127.0.0.1");
         for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY"] {
             command.env(variable, &proxy);
         }
@@ -113,6 +134,11 @@ impl CloudRun {
     /// The services that were checked and not deployed.
     pub fn checked(&self) -> Vec<Value> {
         self.accepted().checked.clone()
+    }
+
+    /// The rest of the project as it is now.
+    pub fn project(&self) -> Project {
+        self.accepted().project.clone()
     }
 
     pub fn builds(&self) -> Vec<Value> {
@@ -147,7 +173,8 @@ async fn answer(
     let (status, answer) = if sent.is_some_and(|sent| sent.as_bytes().ends_with(TOKEN.as_bytes())) {
         let call = Call {
             method: &head.method,
-            host: head.uri.host().unwrap_or_default(),
+            // Through the proxy a call names its host; bq calls directly.
+            host: head.uri.host().unwrap_or("bigquery.test"),
             path: head.uri.path(),
             query: head.uri.query().unwrap_or_default(),
             body,
@@ -181,7 +208,7 @@ impl Call<'_> {
             return self.build(accepted);
         }
         if !self.host.ends_with("run.test") {
-            return refusal(404, "NOT_FOUND", &format!("no host {}", self.host));
+            return accepted.project.answer(&self);
         }
         if let Some(rest) = self.path.strip_prefix(&policies) {
             let (name, verb) = rest.split_once(':').unwrap_or((rest, ""));
@@ -200,6 +227,10 @@ impl Call<'_> {
                 Some(service) => (200, service.clone()),
                 None => refusal(404, "NOT_FOUND", &format!("no service {name}")),
             };
+        }
+        if self.method == Method::DELETE {
+            accepted.services.remove(name);
+            return (200, json!({"kind": "Status", "status": "Success"}));
         }
         let named = self.body["metadata"]["name"].as_str().unwrap_or_default();
         let fits = match *self.method {
@@ -280,8 +311,10 @@ fn deployed(mut service: Value, name: &str) -> Value {
     service
 }
 
-/// Google's error object.
+/// Google's error object; bq wants the older list of errors as well.
 fn refusal(code: u16, status: &str, message: &str) -> (u16, Value) {
-    let error = json!({"code": code, "status": status, "message": message});
+    let reason = if code == 404 { "notFound" } else { "invalid" };
+    let errors = json!([{"reason": reason, "message": message}]);
+    let error = json!({"code": code, "status": status, "message": message, "errors": errors});
     (code, json!({ "error": error }))
 }

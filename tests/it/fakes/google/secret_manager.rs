@@ -121,7 +121,7 @@ impl SecretManager {
     pub fn secret(&self, project: &str, secret: &str) -> Value {
         self.vault()
             .find(project, secret)
-            .map_or(Value::Null, |secret| secret.to_json())
+            .map_or(Value::Null, secret::Secret::to_json)
     }
 
     /// Disables a version.

@@ -21,8 +21,8 @@ pub enum Order {
     Mute,
     /// It is not done, and the connection is left open without an answer.
     Swallow,
-    /// Somebody else adds this payload as a version first, then it is done.
-    After(String),
+    /// Somebody else first adds as a version what this makes of the newest payload; then it is done.
+    After(fn(&str) -> String),
 }
 
 /// Whether a token is taken.

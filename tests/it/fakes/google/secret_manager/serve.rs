@@ -148,8 +148,11 @@ impl Shared {
                 .map_err(|_| Refusal::invalid("Invalid JSON payload received."))?,
         };
         let mut vault = self.vault();
-        if let Some(Order::After(payload)) = order {
-            vault.put(&target.project, &target.secret, payload.as_bytes());
+        if let Some(Order::After(change)) = order {
+            let (project, secret) = (&target.project, &target.secret);
+            let newest = vault.newest(project, secret).expect("a version");
+            let payload = change(&String::from_utf8_lossy(&newest.data));
+            vault.put(project, secret, payload.as_bytes());
         }
         let as_numbers = [field(query, "alt"), field(query, "$alt")]
             .iter()
