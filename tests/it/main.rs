@@ -26,6 +26,7 @@ mod paths;
 mod privacy;
 mod raw;
 mod routes;
+mod rows;
 mod starting;
 mod tidy;
 mod usage;
