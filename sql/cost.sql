@@ -1,30 +1,7 @@
 -- What it cost: the bill of Cloud Run, shared out over those who used it. docs/cost.md explains it.
 -- Installed by scripts/install-views.sh, which fills the placeholders:
---   ${dataset}        project.dataset of the views; usage_unique of views.sql is there
+--   ${dataset}        project.dataset of the views, those of settings.sql and views.sql among them
 --   ${billing_table}  project.dataset.table of the billing export, standard or detailed
---   ${project}        the project that runs the services
-
--- Everything that is a choice, in one row. Change it here and install again.
-CREATE OR REPLACE VIEW `${dataset}.cost_settings` AS
-SELECT
-  -- What a token weighs. A prompt is read many tokens at a time, an answer is written one by one, a
-  -- cached token costs hardly more than its look-up. Whole numbers, so that sums are exact.
-  10 AS prompt_weight,
-  1 AS cached_weight,
-  40 AS completion_weight,
-  -- The label that says who pays.
-  'team' AS team_label,
-  -- The services on the bill: those of this project with this label.
-  '${project}' AS project_id,
-  'application' AS bill_label,
-  'vllm-inference' AS bill_value,
-  -- A model server with this label is paid by its own callers alone, all else by all callers. Its
-  -- value is the upstream of the rows, lower-case, other characters than letters and digits as `-`.
-  'upstream' AS upstream_label,
-  -- Days and months of the bill end at midnight here, not in UTC.
-  'America/Los_Angeles' AS bill_timezone,
-  -- Calls that one instance takes at once: containerConcurrency of the model server.
-  16 AS calls_per_instance;
 
 -- The exact shares: one line per invoice month, day, pool, resource and payer, and one for the idle
 -- time. The lines of a day add up to the bill of that day to the last digit, in billionths.
@@ -52,7 +29,7 @@ WITH bill AS (
       CAST(b.usage.amount AS NUMERIC), 0
     ) AS seconds
   FROM `${billing_table}` AS b
-  CROSS JOIN `${dataset}.cost_settings` AS s
+  CROSS JOIN `${dataset}.usage_settings` AS s
   WHERE b.service.description = 'Cloud Run'
     AND b.project.id = s.project_id
     AND EXISTS (SELECT 1 FROM UNNEST(b.labels) AS l WHERE l.key = s.bill_label AND l.value = s.bill_value)
@@ -95,7 +72,7 @@ calls AS (
     s.bill_timezone,
     s.calls_per_instance
   FROM `${dataset}.usage_unique` AS u
-  CROSS JOIN `${dataset}.cost_settings` AS s
+  CROSS JOIN `${dataset}.usage_settings` AS s
   -- Another deployment may write into the same table.
   WHERE NOT EXISTS (SELECT 1 FROM UNNEST(u.labels) AS l WHERE l.key = s.bill_label AND l.value != s.bill_value)
 ),

@@ -1,5 +1,5 @@
 -- What was used. Installed by scripts/install-views.sh, which fills the placeholders:
---   ${dataset}      project.dataset of the views
+--   ${dataset}      project.dataset of the views, that of settings.sql among them
 --   ${usage_table}  project.dataset.table that the gateway writes
 -- A view keeps the columns that the table had when it was made: run the script again after an upgrade.
 
@@ -17,10 +17,11 @@ QUALIFY ROW_NUMBER() OVER (PARTITION BY request_id, started_at ORDER BY finished
 CREATE OR REPLACE VIEW `${dataset}.usage_daily` AS
 WITH calls AS (
   SELECT
-    *,
-    DATE(started_at) AS day,
-    (SELECT l.value FROM UNNEST(labels) AS l WHERE l.key = 'team' LIMIT 1) AS team
-  FROM `${dataset}.usage_unique`
+    u.*,
+    DATE(u.started_at) AS day,
+    (SELECT l.value FROM UNNEST(u.labels) AS l WHERE l.key = s.team_label LIMIT 1) AS team
+  FROM `${dataset}.usage_unique` AS u
+  CROSS JOIN `${dataset}.usage_settings` AS s
 )
 SELECT
   day,

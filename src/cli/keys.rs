@@ -1,14 +1,19 @@
-//! `tollgate keys`: service keys in the keys file. A new key is printed once, alone, on standard
-//! output; the file holds its hash. Knows entries as JSON and leaves their checking to `auth`.
+//! `tollgate keys`: service keys in the keys file or in Secret Manager. A new key is printed once,
+//! alone, on standard output; the key set holds its hash. Knows entries as JSON and leaves their
+//! checking to `auth`.
 
+mod args;
 mod file;
 mod list;
+mod place;
+mod secret;
 
 #[cfg(test)]
 mod tests;
 
+pub use args::KeysArgs;
+
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::error::ErrorKind;
@@ -18,99 +23,30 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use crate::auth::{ApiKey, KeyHash, Rejected};
-use crate::config::{KeysSource, Paths};
-
-/// Arguments of `keys`.
-#[derive(Debug, clap::Args)]
-pub struct KeysArgs {
-    #[command(subcommand)]
-    verb: Verb,
-    /// The keys file; by default the one that the gateway uses
-    #[arg(long, global = true, value_name = "PATH")]
-    file: Option<PathBuf>,
-    /// Google project of a secret (not in this version)
-    #[arg(long, global = true, value_name = "PROJECT")]
-    project: Option<String>,
-    /// Name of a secret in Secret Manager (not in this version)
-    #[arg(long, global = true, value_name = "SECRET")]
-    secret: Option<String>,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Verb {
-    /// Make a key; it is printed once, the file holds only its hash
-    Add(AddArgs),
-    /// List the keys: names, ids, expiry; never a key
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Make a new key for a name; the old one works on for a while
-    Rotate {
-        name: String,
-        /// How long the old key works on: 24h, 7d; with 0 only the new key works from now on
-        #[arg(long, default_value = "24h", value_parser = parse_span)]
-        grace: Duration,
-    },
-    /// Remove a name and all its keys
-    Revoke { name: String },
-}
-
-#[derive(Debug, clap::Args)]
-struct AddArgs {
-    name: String,
-    /// The key may use the admin routes
-    #[arg(long)]
-    admin: bool,
-    /// Model ids or aliases that the key may call, separated by commas; all by default
-    #[arg(long, value_delimiter = ',', value_name = "A,B")]
-    models: Vec<String>,
-    /// A label of the key's usage rows; may be given several times
-    #[arg(long = "label", value_parser = parse_label, value_name = "K=V")]
-    labels: Vec<(String, String)>,
-    /// When the key ends: a time like 2027-01-01T00:00:00Z, or from now: 30d, 12h
-    #[arg(long, value_parser = parse_end, value_name = "TIME")]
-    expires: Option<OffsetDateTime>,
-    /// Calls in flight at once, in each instance
-    #[arg(long, value_name = "N")]
-    max_concurrent: Option<usize>,
-    /// Token budget (not in this version)
-    #[arg(long, value_name = "N")]
-    token_limit: Option<u64>,
-    /// Period of the token budget (not in this version)
-    #[arg(long, value_name = "PERIOD")]
-    period: Option<String>,
-}
+use crate::config::Paths;
+use args::{AddArgs, Verb};
+use place::{Content, Place};
 
 /// Runs the verb on what the flags name, else on what the gateway uses.
 ///
 /// # Errors
-/// What keeps it from doing so, in words; a `clap::Error` for what this version does not have.
+/// What keeps it from doing so, in words; a `clap::Error` for flags that do not fit together and
+/// for what this version does not have.
 pub async fn run(args: KeysArgs, paths: Paths) -> anyhow::Result<()> {
-    let default_file = match paths.keys {
-        KeysSource::File { path, .. } => path,
-        KeysSource::Secret(_) => bail!("keys in Secret Manager cannot be changed from here yet"),
-    };
-    execute(args, &default_file, &mut io::stdout(), &mut io::stderr()).await
+    execute(args, &paths, &mut io::stdout(), &mut io::stderr()).await
 }
 
 async fn execute(
     args: KeysArgs,
-    default_file: &Path,
+    paths: &Paths,
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
-    if args.project.is_some() || args.secret.is_some() {
-        return Err(refuse(
-            "this version has no Secret Manager, so --project and --secret cannot be used; keys live in the keys file (--file)",
-        ));
-    }
-    let path = args.file.as_deref().unwrap_or(default_file);
+    let place = args.place(paths).await?;
     let left_out = match args.verb {
-        Verb::Add(new) => add(path, &new, out, notes).await?,
+        Verb::Add(new) => add(&place, &new, out, notes).await?,
         Verb::List { json } => {
-            let set = file::read(path)?.set;
+            let set = place.read().await?;
             let text = if json {
                 list::json(&set)?
             } else {
@@ -119,8 +55,8 @@ async fn execute(
             out.write_all(text.as_bytes())?;
             set.rejected
         }
-        Verb::Rotate { name, grace } => rotate(path, &name, grace, out, notes).await?,
-        Verb::Revoke { name } => revoke(path, &name, notes).await?,
+        Verb::Rotate { name, grace } => rotate(&place, &name, grace, out, notes).await?,
+        Verb::Revoke { name } => revoke(&place, &name, notes).await?,
     };
     for entry in left_out {
         writeln!(
@@ -133,7 +69,7 @@ async fn execute(
 }
 
 async fn add(
-    path: &Path,
+    place: &Place,
     new: &AddArgs,
     out: &mut impl Write,
     notes: &mut impl Write,
@@ -145,21 +81,25 @@ async fn add(
     }
     let key = ApiKey::generate();
     let entry = to_raw_value(&new.entry(key.hash())?)?;
-    let ((), left_out) = file::edit(path, |content| {
+    let change = |content: &mut Content| {
         let name = &new.name;
-        if content.payload.entries.iter().any(|(other, _)| other == name) {
-            bail!("there is a key named {name} already; `tollgate keys rotate {name}` gives it a new one");
+        let mut entries = content.payload.entries.iter();
+        match entries.find(|(other, _)| other == name) {
+            // Written by an earlier attempt of ours whose answer was lost.
+            Some((_, ours)) if ours.get() == entry.get() => {}
+            Some(_) => bail!(
+                "there is a key named {name} already; `tollgate keys rotate {name}` gives it a new one"
+            ),
+            None => content.payload.entries.push((name.clone(), entry.clone())),
         }
-        content.payload.entries.push((name.clone(), entry));
         Ok(())
-    })
-    .await?;
+    };
+    let left_out = place.edit(notes, change).await?;
     show(&key, out)?;
     writeln!(
         notes,
-        "key {} added to {}; it is shown this once, the file holds only its hash",
+        "key {} added to {place}; it is shown this once, only its hash is kept; running gateways take it within 10 s",
         new.name,
-        path.display()
     )?;
     Ok(left_out)
 }
@@ -194,7 +134,7 @@ impl AddArgs {
 }
 
 async fn rotate(
-    path: &Path,
+    place: &Place,
     name: &str,
     grace: Duration,
     out: &mut impl Write,
@@ -203,33 +143,30 @@ async fn rotate(
     let key = ApiKey::generate();
     let now = OffsetDateTime::now_utc();
     let ends_at = now.checked_add(grace).context("--grace is too long")?;
-    let ((), left_out) = file::edit(path, |content| {
+    let change = |content: &mut Content| {
         if let Some(fault) = content.set.rejected.iter().find(|entry| entry.name == name) {
             bail!(
                 "the gateway leaves out the entry {name}: {}; mend that first",
                 fault.reason
             );
         }
-        let entry = content
-            .payload
-            .entries
-            .iter_mut()
-            .find(|(other, _)| other == name);
+        let mut entries = content.payload.entries.iter_mut();
+        let entry = entries.find(|(other, _)| other == name);
         let (_, value) = entry.ok_or_else(|| no_such_name(name))?;
         *value = renewed(value, key.hash(), now, ends_at)?;
         Ok(())
-    })
-    .await?;
+    };
+    let left_out = place.edit(notes, change).await?;
     show(&key, out)?;
     if grace.is_zero() {
         writeln!(
             notes,
-            "key {name} rotated; from now on only the new key works"
+            "key {name} rotated; running gateways take the new key within 10 s and refuse the old one within KEY_REFRESH_SECONDS, at once after a reload"
         )?;
     } else {
         writeln!(
             notes,
-            "key {name} rotated; the old key works until {}",
+            "key {name} rotated; running gateways take the new key within 10 s, the old one works until {}",
             time_text(ends_at)?
         )?;
     }
@@ -252,6 +189,10 @@ fn renewed(
         ),
         _ => bail!("the entry is neither a string nor an object"),
     };
+    if old == hash {
+        // Written by an earlier attempt of ours whose answer was lost.
+        return Ok(value.to_owned());
+    }
     let mut previous = match fields.get("previous") {
         Some(Value::Array(list)) if ends_at > now => list.clone(),
         _ => Vec::new(),
@@ -285,8 +226,12 @@ fn is_over(previous: &Value, now: OffsetDateTime) -> bool {
         .is_some_and(|end| end <= now)
 }
 
-async fn revoke(path: &Path, name: &str, notes: &mut impl Write) -> anyhow::Result<Vec<Rejected>> {
-    let ((), left_out) = file::edit(path, |content| {
+async fn revoke(
+    place: &Place,
+    name: &str,
+    notes: &mut impl Write,
+) -> anyhow::Result<Vec<Rejected>> {
+    let change = |content: &mut Content| {
         let before = content.payload.entries.len();
         content.payload.entries.retain(|(other, _)| other != name);
         if content.payload.entries.len() == before {
@@ -294,8 +239,8 @@ async fn revoke(path: &Path, name: &str, notes: &mut impl Write) -> anyhow::Resu
         } else {
             Ok(())
         }
-    })
-    .await?;
+    };
+    let left_out = place.edit(notes, change).await?;
     writeln!(
         notes,
         "key {name} revoked; a running gateway refuses it within KEY_REFRESH_SECONDS, at once after a reload"
@@ -324,43 +269,4 @@ fn time_text(time: OffsetDateTime) -> anyhow::Result<String> {
     seconds
         .format(&Rfc3339)
         .context("the time lies too far ahead")
-}
-
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or("a label has the form NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
-fn parse_end(text: &str) -> Result<OffsetDateTime, String> {
-    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
-        return Ok(time);
-    }
-    let span = parse_span(text)
-        .map_err(|_| "neither a time like 2027-01-01T00:00:00Z nor a span like 30d")?;
-    OffsetDateTime::now_utc()
-        .checked_add(span)
-        .ok_or_else(|| "too far ahead".to_owned())
-}
-
-/// A number and its unit: seconds, minutes, hours, days or weeks. Nothing needs no unit.
-fn parse_span(text: &str) -> Result<Duration, String> {
-    const WANTED: &str = "a span is a number and s, m, h, d or w, such as 24h";
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let unit = text.chars().next_back().ok_or(WANTED)?;
-    let count = text
-        .strip_suffix(unit)
-        .and_then(|count| count.parse::<u32>().ok());
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        'w' => 604_800,
-        _ => return Err(WANTED.to_owned()),
-    };
-    Ok(Duration::seconds(seconds * i64::from(count.ok_or(WANTED)?)))
 }

@@ -209,6 +209,16 @@ pub struct SecretRef {
     pub version: Option<u64>,
 }
 
+impl std::str::FromStr for SecretRef {
+    type Err = String;
+
+    /// `NAME`, `NAME/versions/N`, or either behind `projects/P/secrets/`; the error follows the
+    /// text that was given.
+    fn from_str(text: &str) -> Result<Self, String> {
+        google::secret_ref(text)
+    }
+}
+
 impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(project) = &self.project {

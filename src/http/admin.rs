@@ -53,8 +53,11 @@ pub fn status(gateway: &Gateway) -> Answer {
         "revision": gateway.instance.revision,
         "keys": {
             "loaded": keys.keys_loaded,
+            "source": keys.source,
             "version": keys.version,
             "age_seconds": keys.age.map(|age| age.as_secs()),
+            "confirmed_at": keys.confirmed_at.and_then(rfc3339),
+            "fetches_failed": keys.fetches_failed,
             "rejected": rejected(&keys.rejected),
             "failure": keys.failure,
         },

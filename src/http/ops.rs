@@ -77,6 +77,8 @@ pub fn metrics(gateway: &Gateway) -> Answer {
         rows: gateway.ledger.stats(),
         keys_loaded: wide(keys.keys_loaded),
         key_set_version: keys.version,
+        key_set_confirmed_at: keys.confirmed_at,
+        key_set_fetches_failed_total: keys.fetches_failed,
         key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
         upstream_up: gateway
             .upstream

@@ -95,6 +95,11 @@ class Shares(unittest.TestCase):
         self.assertEqual(shares, {"ci": Decimal("0.5")})
 
 
+    def test_a_correction_that_takes_back_more_than_was_billed_goes_to_the_callers(self):
+        shares = costs([call("a", DAY, 60)], [charge("gpu", DAY, -0.5, amount=-HOUR)])
+        self.assertEqual(shares, {"ci": Decimal("-0.5")})
+
+
 class Bill(unittest.TestCase):
     def test_credits_are_taken_off(self):
         charges = hour() + [charge("gpu", DAY, 0.5, credits=[-0.3, -0.2208])]
@@ -205,9 +210,11 @@ class Finance(unittest.TestCase):
         self.assertEqual(teams, [{"team": "platform", "amount": Decimal("1.42")}])
 
     def test_two_currencies_are_not_added_up(self):
-        charges = [charge("gpu", DAY, 1, amount=HOUR), charge("gpu", DAY, 2, amount=HOUR, currency="EUR")]
-        rows = ask("SELECT currency, amount FROM tollgate.cost_monthly ORDER BY currency", tables([], charges))
-        self.assertEqual([(r["currency"], r["amount"]) for r in rows], [("EUR", 2), ("USD", 1)])
+        calls = [call("a", DAY, HOUR / 2)]
+        charges = [charge("gpu", DAY, 0.01, amount=HOUR), charge("gpu", DAY, 0.03, amount=0, currency="EUR")]
+        rows = ask("SELECT currency, SUM(amount) AS amount FROM tollgate.cost_monthly GROUP BY currency ORDER BY currency",
+                   tables(calls, charges))
+        self.assertEqual([(r["currency"], r["amount"]) for r in rows], [("EUR", Decimal("0.03")), ("USD", Decimal("0.01"))])
 
 
 if __name__ == "__main__":

@@ -206,46 +206,67 @@ def corrected(node):
     return node
 
 
-def translate(statement, request, known):
-    """A statement of BigQuery as DuckDB's text."""
-    parameters = {k.lower(): v for k, v in (request.get("parameters") or {}).items()}
-    default = request.get("default_dataset")
-    ctes = {cte.alias.lower() for cte in statement.find_all(exp.CTE)}
+class Session:
+    """A database of one request."""
 
-    def change(node):
-        if isinstance(node, exp.Parameter):
-            name = node.name.lower()
-            if name not in parameters:
-                raise Refusal(f"Query parameter '{node.name}' not found")
-            return literal(parameters[name])
-        if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-            return change_table(node)
-        return corrected(node)
+    def __init__(self, request):
+        self.connection = duckdb.connect(":memory:", config={"threads": 1})
+        self.connection.execute("SET TimeZone = 'UTC'")
+        self.parameters = {k.lower(): v for k, v in (request.get("parameters") or {}).items()}
+        self.default_dataset = request.get("default_dataset")
+        self.known = set()
+        # Views are made when a statement names them.
+        self.waiting = {without_project(name): text for name, text in (request.get("views") or {}).items()}
+        for name, table in (request.get("tables") or {}).items():
+            name = without_project(name)
+            make_table(self.connection, name, table)
+            self.known.add(name)
 
-    def change_table(node):
-        if not node.db and node.name.lower() in ctes:
-            return node
-        if not node.db and default is None:
+    def make_view(self, name, text):
+        sql = self.translate(sqlglot.parse_one(text, read="bigquery"))
+        self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(name.split('.')[0])}")
+        self.connection.execute(f"CREATE OR REPLACE VIEW {sql_name(name)} AS {sql}")
+        self.known.add(name)
+
+    def translate(self, statement):
+        """A statement of BigQuery as DuckDB's text."""
+        ctes = {cte.alias.lower() for cte in statement.find_all(exp.CTE)}
+
+        def change(node):
+            if isinstance(node, exp.Parameter):
+                if node.name.lower() not in self.parameters:
+                    raise Refusal(f"Query parameter '{node.name}' not found")
+                return literal(self.parameters[node.name.lower()])
+            if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+                of_cte = not node.db and node.name.lower() in ctes
+                return node if of_cte else self.found(node)
+            return corrected(node)
+
+        return statement.transform(change).sql(dialect="duckdb")
+
+    def found(self, node):
+        """The table or view that is meant."""
+        if not node.db and self.default_dataset is None:
             raise Refusal(f'Table "{node.name}" must be qualified with a dataset')
-        name = f"{node.db or default}.{node.name}"
+        dataset = node.db or self.default_dataset
+        name = f"{dataset}.{node.name}"
+        if name in self.waiting:
+            self.make_view(name, self.waiting.pop(name))
         if node.name.endswith("*"):
-            return wildcard(node, name)
-        if name not in known:
+            return self.wildcard(node, name)
+        if name not in self.known:
             raise Refusal(f"Not found: Table {name}")
         node.set("catalog", None)
-        node.set("db", exp.to_identifier(node.db or default, quoted=True))
+        node.set("db", exp.to_identifier(dataset, quoted=True))
         node.set("this", exp.to_identifier(node.name, quoted=True))
         return node
 
-    def wildcard(node, name):
-        matching = [k for k in sorted(known) if fnmatch.fnmatchcase(k, name)]
+    def wildcard(self, node, name):
+        matching = [k for k in sorted(self.known) if fnmatch.fnmatchcase(k, name)]
         if not matching:
             raise Refusal(f"{name} does not match any table.")
         union = " UNION ALL BY NAME ".join(f"SELECT * FROM {sql_name(k)}" for k in matching)
-        subquery = sqlglot.parse_one(f"({union})", read="duckdb").unnest().subquery(node.alias or None)
-        return subquery
-
-    return statement.transform(change).sql(dialect="duckdb")
+        return sqlglot.parse_one(f"({union})", read="duckdb").unnest().subquery(node.alias or None)
 
 
 # --- answers out -------------------------------------------------------------------------------
@@ -337,66 +358,40 @@ def rows_of(connection, name):
     return [dict(zip(names, map(plain, row))) for row in result.fetchall()]
 
 
-def make_view(connection, name, text, request, known):
-    sql = translate(sqlglot.parse_one(text, read="bigquery"), request, known)
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(name.split('.')[0])}")
-    connection.execute(f"CREATE OR REPLACE VIEW {sql_name(name)} AS {sql}")
-    known.add(name)
-
-
-def make_views(connection, request, known):
-    """Views may name one another in any order: whatever can be made is made, until none is left."""
-    waiting = {without_project(name): text for name, text in (request.get("views") or {}).items()}
-    while waiting:
-        refused, left = None, {}
-        for name, text in waiting.items():
-            try:
-                make_view(connection, name, text, request, known)
-            except Refusal as refusal:
-                refused, left[name] = refusal, text
-        if len(left) == len(waiting):
-            raise refused
-        waiting = left
-
-
 def answer(request):
-    connection = duckdb.connect(":memory:", config={"threads": 1})
+    session = Session(request)
     try:
-        connection.execute("SET TimeZone = 'UTC'")
-        known = set()
-        for name, table in (request.get("tables") or {}).items():
-            name = without_project(name)
-            make_table(connection, name, table)
-            known.add(name)
-        make_views(connection, request, known)
-        return run(connection, request, known)
+        return run(session, request["query"])
     finally:
-        connection.close()
+        session.connection.close()
 
 
-def run(connection, request, known):
+def run(session, query):
     result, views, tables = {}, {}, {}
-    for statement in sqlglot.parse(request["query"], read="bigquery"):
-        if statement is None:
-            continue
+    for statement in filter(None, sqlglot.parse(query, read="bigquery")):
         if isinstance(statement, exp.Create) and statement.kind == "VIEW":
-            target = statement.find(exp.Table)
-            name = f"{target.db}.{target.name}"
-            if name in known and not (statement.args.get("replace") or statement.args.get("exists")):
-                raise Refusal(f"Already Exists: Table {name}")
-            views[name] = statement.expression.sql(dialect="bigquery")
-            make_view(connection, name, views[name], request, known)
+            name, text = created(session, statement)
+            views[name] = text
             result = {"views": views}
         elif isinstance(statement, (exp.Insert, exp.Merge, exp.Update, exp.Delete)):
-            sql = translate(statement, request, known)
-            name, counts = changed(connection, statement, sql)
-            tables[name] = rows_of(connection, name)
+            name, counts = changed(session.connection, statement, session.translate(statement))
+            tables[name] = rows_of(session.connection, name)
             result = {"tables": tables, "dml": counts}
         elif isinstance(statement, exp.Query):
-            result = selected(connection, translate(statement, request, known))
+            result = selected(session.connection, session.translate(statement))
         else:
             raise Refusal(f"not supported here: {statement.sql(dialect='bigquery')[:80]}")
     return {**result, "views": views} if views else result
+
+
+def created(session, statement):
+    target = statement.find(exp.Table)
+    name, text = f"{target.db}.{target.name}", statement.expression.sql(dialect="bigquery")
+    if not statement.args.get("replace") and (name in session.known or name in session.waiting):
+        raise Refusal(f"Already Exists: Table {name}")
+    session.waiting.pop(name, None)
+    session.make_view(name, text)
+    return name, text
 
 
 def main():

@@ -21,7 +21,7 @@ def column_type(field):
 
 class Files(unittest.TestCase):
     def test_all_files_are_known(self):
-        self.assertEqual(FILES, ["cost.sql", "reconcile.sql", "views.sql"])
+        self.assertEqual(FILES, ["cost.sql", "reconcile.sql", "settings.sql", "views.sql"])
 
     def test_no_placeholder_is_left(self):
         for name in FILES:

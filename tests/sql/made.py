@@ -66,7 +66,7 @@ def text(name):
 def views():
     """All views of sql/, by name."""
     found = {}
-    for name in ("views.sql", "cost.sql"):
+    for name in ("settings.sql", "views.sql", "cost.sql"):
         for statement in sqlglot.parse(text(name), read="bigquery"):
             if isinstance(statement, exp.Create):
                 found[statement.this.sql(dialect="bigquery").replace("`", "")] = statement.expression.sql(dialect="bigquery")

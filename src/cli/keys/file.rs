@@ -1,5 +1,5 @@
-//! The keys file as something to edit: locked, checked as the gateway would, replaced in one step.
-//! Does not know what a change is for, and prints nothing.
+//! The keys file as something to edit: read within bounds, locked, replaced in one step. Does not
+//! know what it holds, and prints nothing.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -7,80 +7,44 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use tokio::time::Instant;
 
-use crate::auth::{KeySet, MAX_PAYLOAD_BYTES, Payload, Rejected};
+use super::place::EMPTY;
+use crate::auth::MAX_PAYLOAD_BYTES;
 
 /// How long a writer waits for the others.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How often it looks whether they are done.
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
-/// What a keys file holds.
-pub(super) struct Content {
-    /// The entries as written.
-    pub payload: Payload,
-    /// The entries as the gateway takes them.
-    pub set: KeySet,
-}
-
-impl Content {
-    fn parse(bytes: &[u8], place: &str) -> anyhow::Result<Self> {
-        let fault = |fault| anyhow!("{place} {fault}");
-        Ok(Self {
-            payload: Payload::parse(bytes).map_err(fault)?,
-            set: KeySet::parse(bytes, None).map_err(fault)?,
-        })
-    }
-}
-
 /// Reads the file; one that does not exist holds nothing.
 ///
 /// # Errors
-/// It cannot be read, or is no key set.
-pub(super) fn read(path: &Path) -> anyhow::Result<Content> {
-    let place = format!("the keys file {}", path.display());
-    let bytes = match read_bounded(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
-        bytes => bytes.with_context(|| format!("cannot read {place}"))?,
-    };
-    Content::parse(&bytes, &place)
+/// It cannot be read.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    match read_bounded(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(EMPTY.to_vec()),
+        bytes => bytes.with_context(|| format!("cannot read {}", describe(path))),
+    }
 }
 
-/// Changes the file under its lock and returns what `change` returns, with the entries that the
-/// gateway leaves out now as it did before. Entries that `change` does not touch stay as they are
-/// written.
+/// Replaces the content, under its lock, by what `change` makes of it.
 ///
 /// # Errors
-/// The file cannot be read or written, `change` fails, or the gateway would leave out an entry
-/// because of the change; then the file is as before.
-pub(super) async fn edit<T>(
+/// The file cannot be read or written, or `change` fails; then the file is as before.
+pub(super) async fn edit(
     path: &Path,
-    change: impl FnOnce(&mut Content) -> anyhow::Result<T>,
-) -> anyhow::Result<(T, Vec<Rejected>)> {
+    change: impl FnOnce(&[u8]) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<()> {
     let path = resolve(path)?;
     let _lock = lock(&path).await?;
-    let mut content = read(&path)?;
-    let result = change(&mut content)?;
-    let text = content.payload.to_text();
-    let after = Content::parse(text.as_bytes(), "nothing was changed: the new key set")?.set;
-    // No change mends one entry and spoils another, so the count tells.
-    if after.rejected.len() > content.set.rejected.len() {
-        let is_new = |fault: &&Rejected| !content.set.rejected.contains(fault);
-        let words = after
-            .rejected
-            .iter()
-            .find(is_new)
-            .map(|fault| format!(" ({}: {})", fault.name, fault.reason));
-        bail!(
-            "nothing was changed: the gateway would not take the new key set whole{}",
-            words.unwrap_or_default()
-        );
-    }
-    replace(&path, text.as_bytes())
-        .with_context(|| format!("cannot write the keys file {}", path.display()))?;
-    Ok((result, after.rejected))
+    let content = change(&read(&path)?)?;
+    replace(&path, &content).with_context(|| format!("cannot write {}", describe(&path)))
+}
+
+pub(super) fn describe(path: &Path) -> String {
+    format!("the keys file {}", path.display())
 }
 
 /// One byte beyond the bound is read, so that the check finds the content too large.

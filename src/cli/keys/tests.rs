@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration as StdDuration;
 
 use clap::Parser;
@@ -9,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::auth::KeySet;
+use crate::config::{GoogleConfig, KeysSource, SinkKind};
 
 const FLAT_KEY: &str = "sk-flat-0123456789abcdef";
 
@@ -19,7 +21,7 @@ struct Cli {
 }
 
 /// A directory of its own with a keys file in it, which need not exist.
-struct Place {
+struct Folder {
     directory: tempfile::TempDir,
     path: PathBuf,
 }
@@ -29,7 +31,7 @@ struct Shown {
     notes: String,
 }
 
-impl Place {
+impl Folder {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data/keys.json");
@@ -73,10 +75,23 @@ impl Place {
     }
 }
 
+/// What leads to this file and nowhere else.
+fn paths(path: &Path) -> Paths {
+    Paths {
+        google: GoogleConfig::default(),
+        keys: KeysSource::File {
+            path: path.to_owned(),
+            explicit: false,
+        },
+        sink: SinkKind::None,
+        database: PathBuf::new(),
+    }
+}
+
 async fn run_on(path: &Path, line: &str) -> anyhow::Result<Shown> {
     let args = Cli::try_parse_from(std::iter::once("keys").chain(line.split_whitespace()))?.keys;
     let (mut out, mut notes) = (Vec::new(), Vec::new());
-    execute(args, path, &mut out, &mut notes).await?;
+    execute(args, &paths(path), &mut out, &mut notes).await?;
     Ok(Shown {
         out: String::from_utf8(out)?,
         notes: String::from_utf8(notes)?,
@@ -85,7 +100,7 @@ async fn run_on(path: &Path, line: &str) -> anyhow::Result<Shown> {
 
 #[tokio::test]
 async fn a_new_key_is_printed_alone_and_only_its_hash_is_written() {
-    let place = Place::new();
+    let place = Folder::new();
     let shown = place.run("add ci --admin --models a,b/c --label team=ml --label x= --expires 2099-01-01T00:00:00Z --max-concurrent 4").await.unwrap();
     let key = shown.out.strip_suffix('\n').unwrap();
     assert!(key.starts_with("sk-") && key.len() == 46, "{key}");
@@ -104,7 +119,7 @@ async fn a_new_key_is_printed_alone_and_only_its_hash_is_written() {
 
 #[tokio::test]
 async fn the_file_of_the_flag_beats_the_default_one() {
-    let (place, other) = (Place::new(), Place::new());
+    let (place, other) = (Folder::new(), Folder::new());
     let line = format!("add ci --file {}", other.path.display());
     let key = place.run(&line).await.unwrap().out;
     assert!(other.takes(key.trim()) && !place.path.exists());
@@ -113,7 +128,7 @@ async fn the_file_of_the_flag_beats_the_default_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_writers_lose_nothing() {
     const WRITERS: usize = 20;
-    let place = Place::with(&format!("{{\"flat\": \"{FLAT_KEY}\"}}"));
+    let place = Folder::with(&format!("{{\"flat\": \"{FLAT_KEY}\"}}"));
     let tasks = TaskTracker::new();
     let writers: Vec<_> = (0..WRITERS)
         .map(|n| {
@@ -133,7 +148,7 @@ async fn concurrent_writers_lose_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_writer_waits_for_the_lock_only_so_long() {
-    let place = Place::with("{}");
+    let place = Folder::with("{}");
     let lock = fs::File::create(place.path.with_file_name(".keys.json.lock")).unwrap();
     lock.lock().unwrap();
     let begin = tokio::time::Instant::now();
@@ -152,7 +167,7 @@ async fn a_writer_waits_for_the_lock_only_so_long() {
 async fn what_others_wrote_stays_as_it_is() {
     let odd = r#""z": "sk-z-0123456789abcdef","#;
     let own = r#""a":   {"key" : "sk-a-0123456789abcdef",  "labels": {"b":"1", "a":"2"}}"#;
-    let place = Place::with(&format!("{{{odd} {own}}}"));
+    let place = Folder::with(&format!("{{{odd} {own}}}"));
     place.run("add ci").await.unwrap();
     place.run("rotate ci").await.unwrap();
     place.run("revoke ci").await.unwrap();
@@ -166,7 +181,7 @@ async fn what_others_wrote_stays_as_it_is() {
 async fn a_rotated_key_works_on_for_its_grace() {
     let other = r#"{"key":"sk-obj-0123456789abcdef","admin":true,"previous":[{"sha256":"SHA","expires_at":"2020-01-01T00:00:00Z"}]}"#;
     let other = other.replace("SHA", &"a".repeat(64));
-    let place = Place::with(&format!("{{\"flat\": \"{FLAT_KEY}\", \"obj\": {other}}}"));
+    let place = Folder::with(&format!("{{\"flat\": \"{FLAT_KEY}\", \"obj\": {other}}}"));
     let flat = place.run("rotate flat --grace 7d").await.unwrap().out;
     let obj = place.run("rotate obj").await.unwrap().out;
     for key in [FLAT_KEY, "sk-obj-0123456789abcdef", flat.trim(), obj.trim()] {
@@ -186,7 +201,7 @@ async fn a_rotated_key_works_on_for_its_grace() {
 
 #[tokio::test]
 async fn with_no_grace_only_the_new_key_works() {
-    let place = Place::with(&format!("{{\"flat\": \"{FLAT_KEY}\"}}"));
+    let place = Folder::with(&format!("{{\"flat\": \"{FLAT_KEY}\"}}"));
     let second = place.run("rotate flat").await.unwrap().out;
     let third = place.run("rotate flat --grace 0").await.unwrap().out;
     assert!(place.takes(third.trim()));
@@ -195,14 +210,14 @@ async fn with_no_grace_only_the_new_key_works() {
 
 #[tokio::test]
 async fn a_revoked_name_is_gone() {
-    let place = Place::with(&format!("{{\"flat\": \"{FLAT_KEY}\"}}"));
+    let place = Folder::with(&format!("{{\"flat\": \"{FLAT_KEY}\"}}"));
     assert!(place.run("revoke flat").await.unwrap().out.is_empty());
     assert_eq!(place.text(), "{}\n");
 }
 
 #[tokio::test]
 async fn lists_show_ids_and_never_keys() {
-    let place = Place::with(&format!("{{\"flat\": \"{FLAT_KEY}\", \"bad\": null}}"));
+    let place = Folder::with(&format!("{{\"flat\": \"{FLAT_KEY}\", \"bad\": null}}"));
     let key = place.run("add ci --admin --expires 30d").await.unwrap().out;
     place.run("rotate ci").await.unwrap();
     let (table, json) = (
@@ -231,7 +246,7 @@ async fn lists_show_ids_and_never_keys() {
         json!(KeyHash::of(key.trim()).key_id())
     );
     assert!(
-        Place::new()
+        Folder::new()
             .run("list")
             .await
             .unwrap()
@@ -242,7 +257,7 @@ async fn lists_show_ids_and_never_keys() {
 
 #[tokio::test]
 async fn what_cannot_be_done_is_said_and_changes_nothing() {
-    let place = Place::with(&format!("{{\"flat\": \"{FLAT_KEY}\", \"bad\": null}}"));
+    let place = Folder::with(&format!("{{\"flat\": \"{FLAT_KEY}\", \"bad\": null}}"));
     let long = format!("add {}", "n".repeat(129));
     let cases = [
         ("add flat", "rotate flat"),
@@ -259,8 +274,11 @@ async fn what_cannot_be_done_is_said_and_changes_nothing() {
         ("rotate flat --grace 5hh", "a span is"),
         ("add ci --token-limit 5", "no token budgets"),
         ("add ci --period month", "no token budgets"),
-        ("add ci --project p --secret s", "no Secret Manager"),
-        ("list --secret s", "no Secret Manager"),
+        ("add ci --file f --secret s", "give only one"),
+        ("list --project p", "--project needs --secret"),
+        ("list --secret a/b", "is not the name of a secret"),
+        ("add ci --secret a/versions/2", "without a version"),
+        ("add ci --create", "--create makes a secret"),
     ];
     for (line, words) in cases {
         let text = place.fails(line).await;
@@ -270,9 +288,17 @@ async fn what_cannot_be_done_is_said_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_this_version_lacks_ends_as_wrong_usage() {
-    let place = Place::new();
-    for line in ["add ci --token-limit 5", "list --project p"] {
+async fn flags_that_do_not_fit_end_as_wrong_usage() {
+    let place = Folder::new();
+    for line in [
+        "add ci --token-limit 5",
+        "list --project p",
+        "list --file f --secret s",
+        "list --file f --project p",
+        "list --secret s/versions/1",
+        "list --project a/b --secret s",
+        "add ci --create",
+    ] {
         let error = place.run(line).await.err().unwrap();
         assert!(error.downcast_ref::<clap::Error>().is_some(), "{line}");
     }
@@ -281,7 +307,7 @@ async fn what_this_version_lacks_ends_as_wrong_usage() {
 #[tokio::test]
 async fn a_payload_that_is_no_key_set_is_left_alone() {
     for content in ["", "[]", "{\"a\": sk-secret-0123456789"] {
-        let place = Place::with(content);
+        let place = Folder::with(content);
         for line in ["add ci", "list", "revoke a"] {
             let text = place.fails(line).await;
             assert!(
@@ -300,7 +326,7 @@ async fn a_payload_that_is_no_key_set_is_left_alone() {
         &nearly_full[1..]
     );
     assert!(
-        Place::with(&full)
+        Folder::with(&full)
             .fails("add ci")
             .await
             .contains("is larger than")
@@ -309,7 +335,7 @@ async fn a_payload_that_is_no_key_set_is_left_alone() {
 
 #[tokio::test]
 async fn entries_that_were_left_out_before_are_named_and_hinder_nothing() {
-    let place = Place::with(
+    let place = Folder::with(
         "{\"bad\": null, \"later\": {\"key\": \"sk-later-0123456789\", \"token_limit\": 5}}",
     );
     let notes = place.run("add ci").await.unwrap().notes;
@@ -323,7 +349,7 @@ async fn entries_that_were_left_out_before_are_named_and_hinder_nothing() {
 
 #[tokio::test]
 async fn a_link_stays_a_link_and_leftovers_do_not_hinder() {
-    let place = Place::with("{}");
+    let place = Folder::with("{}");
     let link = place.directory.path().join("link.json");
     std::os::unix::fs::symlink(&place.path, &link).unwrap();
     fs::write(place.path.with_file_name(".keys.json.tmp"), "half of a wr").unwrap();

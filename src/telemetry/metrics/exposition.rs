@@ -2,7 +2,7 @@
 //! says of the process.
 
 use std::collections::HashSet;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -26,6 +26,10 @@ pub struct Gauges {
     pub key_set_version: Option<String>,
     /// `None` before the first key set.
     pub key_set_age_seconds: Option<f64>,
+    /// When a fetch last brought or confirmed the key set.
+    pub key_set_confirmed_at: Option<SystemTime>,
+    /// Fetches of the key set that did neither.
+    pub key_set_fetches_failed_total: u64,
     /// Base URLs from the configuration, and whether each answers as far as is known.
     pub upstream_up: Vec<(String, bool)>,
 }
@@ -43,25 +47,7 @@ pub(super) fn encode(lasting: &Registry, gauges: &Gauges) -> String {
 fn passing(gauges: &Gauges) -> Registry {
     let mut registry = Registry::default();
     describe_rows(&mut registry, &gauges.rows);
-    registry.register(
-        "tollgate_keys_loaded",
-        "Keys in the current key set",
-        gauge(gauges.keys_loaded),
-    );
-    if let Some(version) = &gauges.key_set_version {
-        registry.register(
-            "tollgate_key_set",
-            "Version of the current key set",
-            Info::new([("version", version.clone())]),
-        );
-    }
-    if let Some(age) = gauges.key_set_age_seconds {
-        registry.register(
-            "tollgate_key_set_age_seconds",
-            "Since the key set was last confirmed",
-            ConstGauge::new(age),
-        );
-    }
+    describe_keys(&mut registry, gauges);
     let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
     for (url, up) in &gauges.upstream_up {
         upstreams
@@ -75,6 +61,44 @@ fn passing(gauges: &Gauges) -> Registry {
     );
     describe_process(&mut registry, &Process::read());
     registry
+}
+
+fn describe_keys(registry: &mut Registry, gauges: &Gauges) {
+    registry.register(
+        "tollgate_keys_loaded",
+        "Keys in the current key set",
+        gauge(gauges.keys_loaded),
+    );
+    registry.register(
+        "tollgate_key_set_fetches_failed",
+        "Fetches of the key set that neither brought nor confirmed one",
+        ConstCounter::new(gauges.key_set_fetches_failed_total),
+    );
+    if let Some(version) = &gauges.key_set_version {
+        registry.register(
+            "tollgate_key_set",
+            "Version of the current key set",
+            Info::new([("version", version.clone())]),
+        );
+    }
+    if let Some(age) = gauges.key_set_age_seconds {
+        registry.register(
+            "tollgate_key_set_age_seconds",
+            "Since the source was asked for what it confirmed last",
+            ConstGauge::new(age),
+        );
+    }
+    if let Some(time) = gauges.key_set_confirmed_at {
+        registry.register(
+            "tollgate_key_set_confirmed_timestamp_seconds",
+            "When a fetch last brought or confirmed the current key set",
+            ConstGauge::new(
+                time.duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs_f64(),
+            ),
+        );
+    }
 }
 
 fn describe_rows(registry: &mut Registry, rows: &LedgerStats) {
@@ -207,6 +231,8 @@ mod tests {
                 ..LedgerStats::default()
             },
             key_set_version: Some("v7".to_owned()),
+            key_set_confirmed_at: Some(UNIX_EPOCH + std::time::Duration::from_secs(7)),
+            key_set_fetches_failed_total: 3,
             upstream_up: vec![("http://h:1".to_owned(), true)],
             ..Gauges::default()
         };
@@ -215,6 +241,9 @@ mod tests {
             "# TYPE tollgate_rows_lost_total counter",
             "tollgate_rows_lost_total 0",
             "tollgate_rows_waiting 2",
+            "# TYPE tollgate_key_set_fetches_failed_total counter",
+            "tollgate_key_set_fetches_failed_total 3",
+            "tollgate_key_set_confirmed_timestamp_seconds 7.0",
             r#"tollgate_row_writes_total{outcome="refused"} 0"#,
             "tollgate_rows_last_written_timestamp_seconds 0.0",
             "# TYPE tollgate_key_set_info gauge",

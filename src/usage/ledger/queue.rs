@@ -17,7 +17,7 @@ pub(super) const GATHER: Duration = Duration::from_millis(200);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The same where somebody must change something first.
-const PAUSE_MAX_PERMANENT: Duration = Duration::from_secs(60);
+const PAUSE_MAX_PERMANENT: Duration = Duration::from_mins(1);
 /// The same while the process ends.
 const PAUSE_MAX_DRAINING: Duration = Duration::from_secs(1);
 /// Faults of one kind are told once in this time.

@@ -152,7 +152,7 @@ async fn rows_of_which_none_is_at_fault_are_sent_again_after_a_pause() {
 #[tokio::test(start_paused = true)]
 async fn rows_wait_for_a_new_table_and_the_process_does_not() {
     let wait = Prepared {
-        wait: Some(Duration::from_secs(300)),
+        wait: Some(Duration::from_mins(5)),
         note: Some("new".to_owned()),
     };
     for patient in [true, false] {
