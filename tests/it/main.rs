@@ -34,6 +34,7 @@ mod privacy;
 mod private_upstream;
 mod raw;
 mod routes;
+mod rows;
 mod secret;
 mod smoke;
 mod starting;
