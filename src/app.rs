@@ -1,5 +1,6 @@
 //! The composition root: builds the parts, owns every task, and ends them in order.
 
+mod identity;
 mod neighbour;
 
 use std::io;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,7 +19,7 @@ use crate::config::{Config, SinkKind};
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
-use crate::telemetry::log::RefusalLog;
+use crate::telemetry::log::{self, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::usage::Ledger;
@@ -45,7 +46,13 @@ impl App {
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let google = Arc::new(Google::new(&config.google)?);
         let keys = KeyRing::new(&config.keys, &google);
-        keys.load().await?;
+        let instance = identity::complete(config.instance.clone(), &google);
+        let (loaded, instance) = tokio::join!(keys.load(), instance);
+        loaded?;
+        if let Some(project) = &instance.project {
+            log::know_project(project);
+        }
+        config.instance = instance;
         if config
             .upstream
             .api_key
@@ -59,12 +66,13 @@ impl App {
         let upstream = Upstream::new(
             &config.upstream,
             &config.limits,
+            &google,
             config.instance.on_cloud_run,
         )?;
         let gateway = Gateway {
             keys,
             upstream,
-            ledger: Arc::new(Ledger::open(&config).await?),
+            ledger: Arc::new(Ledger::open(&config, &google).await?),
             metrics: Arc::new(Metrics::new()),
             refusals: RefusalLog::new(),
             bodies: Bodies::new(&config.limits),
@@ -112,7 +120,7 @@ impl App {
         let ledger = gateway.ledger.clone();
         let writing = CancellationToken::new();
         let written = writing.clone();
-        tasks.spawn(async move { written.run_until_cancelled(ledger.run()).await });
+        tasks.spawn(async move { written.run_until_cancelled(Box::pin(ledger.run())).await });
         shutdown.await;
         drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
@@ -127,16 +135,20 @@ impl App {
 /// What keeps it from serving.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = SocketAddr::new(config.host, config.port);
-    // Before anything else: whoever asks for a taken port learns it at once.
-    let listener = bind(address, "PORT").await?;
-    let bound = listener.local_addr().unwrap_or(address);
-    let mut listeners = vec![(listener, Surface::All)];
+    // Before anything else: whoever asks for a taken port learns it at once. But nobody gets in
+    // before there is something to get.
+    let mut taken = vec![Taken::bind(address, "PORT", Surface::All).await?];
     if let Some(port) = config.metrics_port {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        listeners.push((bind(address, "METRICS_PORT").await?, Surface::Metrics));
+        taken.push(Taken::bind(address, "METRICS_PORT", Surface::Metrics).await?);
     }
     let shutdown = signals()?;
     let app = App::build(config).await?;
+    let mut listeners = Vec::new();
+    for taken in taken {
+        listeners.push(taken.listen().await?);
+    }
+    let bound = listeners[0].0.local_addr().unwrap_or(address);
     let upstreams: Vec<&str> = app
         .gateway
         .upstream
@@ -149,15 +161,46 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Binds, and says what to do if another program is there.
-async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
-    match server::bind(address) {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            anyhow::bail!(neighbour::describe(address, variable).await)
+/// An address that is ours and where nobody gets in yet.
+struct Taken {
+    socket: TcpSocket,
+    address: SocketAddr,
+    /// What chose the port.
+    variable: &'static str,
+    surface: Surface,
+}
+
+impl Taken {
+    async fn bind(
+        address: SocketAddr,
+        variable: &'static str,
+        surface: Surface,
+    ) -> anyhow::Result<Self> {
+        match server::bind(address) {
+            Ok(socket) => Ok(Self {
+                socket,
+                address,
+                variable,
+                surface,
+            }),
+            Err(error) => Err(refusal(error, address, variable).await),
         }
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot listen on {address}"))),
     }
+
+    async fn listen(self) -> anyhow::Result<(TcpListener, Surface)> {
+        match server::listen(self.socket) {
+            Ok(listener) => Ok((listener, self.surface)),
+            Err(error) => Err(refusal(error, self.address, self.variable).await),
+        }
+    }
+}
+
+/// Why an address cannot be had, and what to do if another program is there.
+async fn refusal(error: io::Error, address: SocketAddr, variable: &str) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return anyhow::anyhow!(neighbour::describe(address, variable).await);
+    }
+    anyhow::Error::new(error).context(format!("cannot listen on {address}"))
 }
 
 /// The order of the end: no new connections; what is under way ends or, with three seconds left,
@@ -191,6 +234,7 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     let left = (began + limit).saturating_duration_since(Instant::now());
     gateway.ledger.drain(left).await;
     gateway.keys.close().await;
+    gateway.upstream.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "shut down"

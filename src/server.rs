@@ -67,11 +67,11 @@ pub struct Ending {
     pub abandon: CancellationToken,
 }
 
-/// Binds a listener.
+/// Takes an address; nobody can connect until [`listen`].
 ///
 /// # Errors
 /// What the operating system says, `AddrInUse` among it.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -79,6 +79,14 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Opens a bound socket to clients.
+///
+/// # Errors
+/// As [`bind`]: two processes may have bound the address before either listened.
+pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 

@@ -1,7 +1,9 @@
 //! The key set in force: how old it is, what it says of a key, and how the next one takes its
 //! place. Does not know when to fetch, nor who waits. Logs each change once.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::cmp::Ordering::{Equal, Greater, Less};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -40,13 +42,28 @@ pub(super) struct Current {
     refused: Mutex<Refused>,
     /// Why the last fetch failed; `None` after a good one.
     failure: Mutex<Option<String>>,
+    failures: AtomicU64,
+}
+
+/// What a fetch brought.
+pub(super) enum Brought {
+    /// The newest set; it is in force.
+    Newest,
+    /// A version below the one in force, in words. It is ignored: `latest` may lag behind on some
+    /// of Google's machines, and must not bring back keys that were taken out. Nor does it confirm
+    /// the set in force.
+    Older(String),
 }
 
 #[derive(Clone)]
 struct Snapshot {
     set: Arc<KeySet>,
+    /// Of the secret's version; a file has none.
+    number: Option<u64>,
     /// When the fetch of it began: what it says may be as old as that.
     asked_at: Instant,
+    /// When its answer came.
+    confirmed_at: SystemTime,
 }
 
 impl Current {
@@ -57,19 +74,26 @@ impl Current {
             snapshot: RwLock::default(),
             refused: Mutex::default(),
             failure: Mutex::default(),
+            failures: AtomicU64::new(0),
         }
     }
 
     /// The set and its age as a duration.
     pub fn set(&self) -> Option<(Arc<KeySet>, Duration)> {
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot();
         snapshot
             .as_ref()
             .map(|held| (Arc::clone(&held.set), held.asked_at.elapsed()))
     }
 
+    /// When a fetch last brought or confirmed the set in force.
+    pub fn confirmed_at(&self) -> Option<SystemTime> {
+        let snapshot = self.snapshot();
+        snapshot.as_ref().map(|held| held.confirmed_at)
+    }
+
     pub fn age(&self) -> Age {
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot();
         snapshot
             .as_ref()
             .map_or(Age::Absent, |held| self.age_of(held))
@@ -77,7 +101,7 @@ impl Current {
 
     /// Who shows the key of this hash, as of `now`, and how old the answer is; `None` for unknown.
     pub fn look(&self, hash: &KeyHash, now: SystemTime) -> (Age, Option<Result<Principal, Error>>) {
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot();
         let Some(snapshot) = snapshot.as_ref() else {
             return (Age::Absent, None);
         };
@@ -121,51 +145,85 @@ impl Current {
         Err(Error::new(Code::NotReady, words).retry_after(COME_AGAIN))
     }
 
-    /// Takes what was fetched as the set in force, if it is one.
-    pub fn install(&self, fetched: &Fetched, asked_at: Instant, place: &str) -> Result<(), Fault> {
-        let older = self.set().map(|(set, _)| set);
-        let next = KeySet::parse(&fetched.content, older.as_deref()).map_err(|fault| Fault {
+    /// Takes what was fetched as the set in force, if it is one and no older than that.
+    ///
+    /// A version's payload never changes, so the same number only confirms the set.
+    pub fn install(
+        &self,
+        fetched: &Fetched,
+        asked_at: Instant,
+        place: &str,
+    ) -> Result<Brought, Fault> {
+        let held = self.snapshot().clone();
+        let older = held.as_ref().map(|held| &*held.set);
+        let held_number = held.as_ref().and_then(|held| held.number);
+        let place = &match fetched.number {
+            Some(number) => format!("version {number} of {place}"),
+            None => place.to_owned(),
+        };
+        if let (Some(number), Some(in_force)) = (fetched.number, held_number) {
+            match number.cmp(&in_force) {
+                Less => {
+                    return Ok(Brought::Older(format!(
+                        "{place} was served, which is older than version {in_force} in force and is ignored; if the secret was deleted and made anew, restart the gateway"
+                    )));
+                }
+                Equal => return Ok(self.confirm(asked_at)),
+                Greater => {}
+            }
+        }
+        let mut next = KeySet::parse(&fetched.content, older).map_err(|fault| Fault {
             permanent: true,
             text: format!("the key set in {place} {fault}"),
         })?;
-        if older
-            .as_ref()
-            .is_some_and(|older| older.version() == next.version())
-        {
-            if let Some(held) = &mut *self
-                .snapshot
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-            {
-                held.asked_at = asked_at;
-            }
-            return Ok(());
+        if let Some(number) = fetched.number {
+            next = next.numbered(number);
         }
-        tell_of_change(&next, older.as_deref(), fetched, place);
-        let snapshot = Snapshot {
+        if older.is_some_and(|older| older.version() == next.version()) {
+            return Ok(self.confirm(asked_at));
+        }
+        tell_of_change(&next, older, fetched, place);
+        *self.snapshot_mut() = Some(Snapshot {
             set: Arc::new(next),
+            number: fetched.number,
             asked_at,
-        };
-        *self
-            .snapshot
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+            confirmed_at: SystemTime::now(),
+        });
         self.refused().clear();
-        Ok(())
+        Ok(Brought::Newest)
     }
 
-    /// Notes how a fetch ended; a fault is told of when it is a new one, and when it is over.
-    pub fn note_end(&self, outcome: &Result<(), Fault>) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(()) if failure.take().is_some() => info!("keys can be loaded again"),
-            Ok(()) => {}
-            Err(fault) if failure.as_ref() == Some(&fault.text) => {}
-            Err(fault) => {
-                error!(cause = %fault.text, "keys could not be loaded; the key set loaded before, if any, stays in force for now");
-                *failure = Some(fault.text.clone());
-            }
+    fn confirm(&self, asked_at: Instant) -> Brought {
+        if let Some(held) = &mut *self.snapshot_mut() {
+            held.asked_at = asked_at;
+            held.confirmed_at = SystemTime::now();
         }
+        Brought::Newest
+    }
+
+    /// Notes how a fetch ended; trouble is told of when it is new, and when it is over.
+    pub fn note_end(&self, outcome: &Result<Brought, Fault>) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = match outcome {
+            Ok(Brought::Newest) => {
+                if failure.take().is_some() {
+                    info!("keys can be loaded again");
+                }
+                return;
+            }
+            Ok(Brought::Older(text)) => text,
+            Err(fault) => &fault.text,
+        };
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if failure.as_ref() != Some(cause) {
+            error!(%cause, "keys could not be loaded; the key set loaded before, if any, stays in force for now");
+            *failure = Some(cause.clone());
+        }
+    }
+
+    /// How many fetches neither brought nor confirmed a set.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     pub fn failure(&self) -> Option<String> {
@@ -181,6 +239,16 @@ impl Current {
 
     pub fn refuse(&self, hash: KeyHash) {
         self.refused().insert(hash, Instant::now());
+    }
+
+    fn snapshot(&self) -> RwLockReadGuard<'_, Option<Snapshot>> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn snapshot_mut(&self) -> RwLockWriteGuard<'_, Option<Snapshot>> {
+        self.snapshot
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, Refused> {

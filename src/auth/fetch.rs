@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::current::{Age, Current};
+use super::current::{Age, Brought, Current};
 use super::key::KeyHash;
 use super::schedule::{REFRESH_WAIT, Schedule};
 use super::source::{Fault, Source};
@@ -69,6 +69,11 @@ impl Fetches {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// The place that keys come from, in words.
+    pub fn source(&self) -> String {
+        self.core.source.describe()
     }
 
     /// The key set in force.
@@ -258,7 +263,7 @@ struct Fetch {
     core: Arc<Core>,
     number: u64,
     begun_at: Instant,
-    outcome: Option<Result<(), Fault>>,
+    outcome: Option<Result<Brought, Fault>>,
 }
 
 impl Fetch {
@@ -290,10 +295,10 @@ impl Drop for Fetch {
         self.core.current.note_end(&outcome);
         // Under the schedule's lock, so that nobody sees an end that is not announced yet.
         let mut schedule = self.core.schedule();
-        schedule.end(Instant::now(), outcome.is_ok());
+        schedule.end(Instant::now(), matches!(outcome, Ok(Brought::Newest)));
         self.core.ended.send_replace(Ended {
             number: self.number,
-            outcome,
+            outcome: outcome.map(drop),
         });
     }
 }

@@ -148,7 +148,15 @@ impl KeySet {
         self.entries.is_empty()
     }
 
-    /// First 12 hex digits of the SHA-256 of the payload.
+    /// The set under the number that its source gives it.
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Self {
+            version: number.to_string(),
+            ..self
+        }
+    }
+
+    /// The number of the secret's version; of a file, the first 12 hex digits of its SHA-256.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version

@@ -16,7 +16,7 @@ use super::source::Source;
 use super::{Principal, Rejected};
 use crate::config::{KeysConfig, KeysSource};
 use crate::error::{Code, Error};
-use crate::google::Google;
+use crate::google::{Google, Secrets};
 
 /// The loaded key set and its refreshing.
 pub struct KeyRing {
@@ -40,10 +40,16 @@ pub struct Reload {
 #[derive(Clone, Debug)]
 pub struct RingStatus {
     pub keys_loaded: usize,
+    /// The file or secret that keys come from.
+    pub source: String,
     /// `None` until a set was loaded.
     pub version: Option<String>,
     /// Since the source was asked for the set in force.
     pub age: Option<Duration>,
+    /// When a fetch last brought or confirmed the set in force.
+    pub confirmed_at: Option<SystemTime>,
+    /// Fetches that did neither.
+    pub fetches_failed: u64,
     pub rejected: Vec<Rejected>,
     /// Why the last fetch failed, for admins; `None` after a good one.
     pub failure: Option<String>,
@@ -55,7 +61,9 @@ impl KeyRing {
     pub fn new(config: &KeysConfig, google: &Arc<Google>) -> Self {
         let source = match &config.source {
             KeysSource::File { path, explicit } => Source::file(path.clone(), *explicit),
-            KeysSource::Secret(secret) => Source::secret(secret.clone(), Arc::clone(google)),
+            KeysSource::Secret(secret) => {
+                Source::secret(secret.clone(), Secrets::new(Arc::clone(google)))
+            }
         };
         Self::over(source, config.refresh, config.max_stale)
     }
@@ -164,22 +172,16 @@ impl KeyRing {
     /// Counts, version and age of the set in force, for `/admin/status`.
     #[must_use]
     pub fn status(&self) -> RingStatus {
-        let failure = self.current().failure();
-        let Some((set, age)) = self.current().set() else {
-            return RingStatus {
-                keys_loaded: 0,
-                version: None,
-                age: None,
-                rejected: Vec::new(),
-                failure,
-            };
-        };
+        let (set, age) = self.current().set().unzip();
         RingStatus {
-            keys_loaded: set.len(),
-            version: Some(set.version().to_owned()),
-            age: Some(age),
-            rejected: set.rejected.clone(),
-            failure,
+            keys_loaded: set.as_ref().map_or(0, |set| set.len()),
+            source: self.fetches.source(),
+            version: set.as_ref().map(|set| set.version().to_owned()),
+            age,
+            confirmed_at: self.current().confirmed_at(),
+            fetches_failed: self.current().failures(),
+            rejected: set.map_or_else(Vec::new, |set| set.rejected.clone()),
+            failure: self.current().failure(),
         }
     }
 

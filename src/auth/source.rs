@@ -2,14 +2,14 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use tokio::io::AsyncReadExt as _;
 
 use super::payload::MAX_PAYLOAD_BYTES;
 use crate::config::SecretRef;
-use crate::google::Google;
+use crate::google::{self, Secrets};
 
 /// A place that holds the payload of a key set.
 pub(super) enum Source {
@@ -31,12 +31,14 @@ pub(super) struct KeyFile {
 /// The secret in Secret Manager.
 pub(super) struct KeySecret {
     secret: SecretRef,
-    google: Arc<Google>,
+    secrets: Secrets,
 }
 
 /// What a source answered.
 pub(super) struct Fetched {
-    pub content: Vec<u8>,
+    pub content: Bytes,
+    /// Of the secret's version; a file has none.
+    pub number: Option<u64>,
     /// The file is not there and need not be.
     pub missing: bool,
 }
@@ -58,8 +60,8 @@ impl Source {
         })
     }
 
-    pub fn secret(secret: SecretRef, google: Arc<Google>) -> Self {
-        Self::Secret(KeySecret { secret, google })
+    pub fn secret(secret: SecretRef, secrets: Secrets) -> Self {
+        Self::Secret(KeySecret { secret, secrets })
     }
 
     /// Reads the payload as it is now.
@@ -72,7 +74,7 @@ impl Source {
         }
     }
 
-    /// The place in words, for the log.
+    /// The place in words, for logs and administrators.
     pub fn describe(&self) -> String {
         match self {
             Self::File(file) => file.path.display().to_string(),
@@ -85,14 +87,21 @@ impl Source {
 
 impl KeySecret {
     async fn fetch(&self) -> Result<Fetched, Fault> {
-        let project = self.google.project().await.map_err(|fault| Fault {
+        let version = self.secrets.access(&self.secret).await?;
+        Ok(Fetched {
+            content: version.payload.expose().clone(),
+            number: Some(version.number),
+            missing: false,
+        })
+    }
+}
+
+impl From<google::Fault> for Fault {
+    fn from(fault: google::Fault) -> Self {
+        Self {
             permanent: fault.permanent,
             text: fault.text,
-        })?;
-        Err(Fault {
-            permanent: true,
-            text: format!("the secret {} of {project} cannot be read yet", self.secret),
-        })
+        }
     }
 }
 
@@ -102,7 +111,8 @@ impl KeyFile {
             Ok(content) => {
                 self.seen.store(true, Ordering::Relaxed);
                 Ok(Fetched {
-                    content,
+                    content: content.into(),
+                    number: None,
                     missing: false,
                 })
             }
@@ -112,7 +122,8 @@ impl KeyFile {
                     && !self.seen.load(Ordering::Relaxed) =>
             {
                 Ok(Fetched {
-                    content: b"{}".to_vec(),
+                    content: Bytes::from_static(b"{}"),
+                    number: None,
                     missing: true,
                 })
             }
@@ -155,6 +166,8 @@ pub(super) mod script {
 
     pub struct Script {
         answer: Mutex<(Duration, Result<String, String>)>,
+        /// The version that answers carry.
+        number: Mutex<Option<u64>>,
         fetches: AtomicUsize,
     }
 
@@ -162,6 +175,7 @@ pub(super) mod script {
         pub fn new(content: &str) -> Self {
             Self {
                 answer: Mutex::new((Duration::ZERO, Ok(content.to_owned()))),
+                number: Mutex::default(),
                 fetches: AtomicUsize::new(0),
             }
         }
@@ -169,6 +183,12 @@ pub(super) mod script {
         /// Fetches that begin from now on end after `delay` with this content.
         pub fn answer(&self, delay: Duration, content: &str) {
             *self.answer.lock().unwrap() = (delay, Ok(content.to_owned()));
+        }
+
+        /// Fetches that begin from now on bring this version.
+        pub fn answer_version(&self, number: u64, content: &str) {
+            *self.number.lock().unwrap() = Some(number);
+            self.answer(Duration::ZERO, content);
         }
 
         /// Fetches that begin from now on fail after `delay`.
@@ -184,10 +204,12 @@ pub(super) mod script {
         pub async fn fetch(&self) -> Result<Fetched, Fault> {
             self.fetches.fetch_add(1, Ordering::SeqCst);
             let (delay, answer) = self.answer.lock().unwrap().clone();
+            let number = *self.number.lock().unwrap();
             tokio::time::sleep(delay).await;
             match answer {
                 Ok(content) => Ok(Fetched {
-                    content: content.into_bytes(),
+                    content: content.into(),
+                    number,
                     missing: false,
                 }),
                 Err(text) => Err(Fault {

@@ -1,15 +1,22 @@
-//! `tollgate check`: judges the configuration and prints what is in effect, secrets as stars.
+//! `tollgate check`: judges the configuration, asks the services that it names, and prints what is in
+//! effect, secrets as stars.
+
+mod services;
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use self::services::{Check, Outcome};
 use super::flags::Flags;
 use crate::config::{Config, ConfigError, Setting};
 
 const NOTES: &str = "\
 Example: tollgate check --json | jq .settings.PORT
-Exit codes: 0 the gateway would start, 64 it would not; every fault is named on standard error.";
+What the services say depends on who asks: run it as the gateway's service account. A service that
+does not answer is no fault, but a warning.
+
+Exit codes: 0 nothing has to be changed, 64 something has to; every fault is named on standard error.";
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -18,37 +25,89 @@ pub struct CheckArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    /// Ask no service, such as in a build step without credentials
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     flags: Flags,
+}
+
+/// What is printed.
+struct Report {
+    settings: Vec<Setting>,
+    warnings: Vec<String>,
+    checks: Vec<Check>,
+    faults: Vec<String>,
 }
 
 /// Prints the effective values, also when they have faults.
 ///
 /// # Errors
 /// A [`ConfigError`] with every fault.
-pub fn run(args: CheckArgs) -> anyhow::Result<()> {
-    let (verdict, settings, warnings) = match Config::load(args.flags.0) {
-        Ok(config) => (None, config.settings, config.warnings),
-        Err(error) => (Some(error.faults), error.settings, error.warnings),
-    };
-    let faults = verdict.as_deref().unwrap_or_default();
+pub async fn run(args: CheckArgs) -> anyhow::Result<()> {
+    let report = judge(args.flags, args.offline).await?;
     super::print(&if args.json {
-        as_json(&settings, &warnings, faults)?
+        as_json(&report)?
     } else {
-        as_table(&settings, &warnings)
+        as_table(&report)
     })?;
-    match verdict {
-        None => Ok(()),
-        Some(faults) => Err(ConfigError {
-            faults,
-            warnings,
-            settings,
-        }
-        .into()),
+    if report.faults.is_empty() {
+        return Ok(());
     }
+    let Report {
+        settings,
+        warnings,
+        faults,
+        ..
+    } = report;
+    Err(ConfigError {
+        faults,
+        warnings,
+        settings,
+    }
+    .into())
 }
 
-fn as_table(settings: &[Setting], warnings: &[String]) -> String {
+/// Services are asked only if the variables are good by themselves.
+async fn judge(flags: Flags, offline: bool) -> anyhow::Result<Report> {
+    let config = match Config::load(flags.0) {
+        Ok(config) => config,
+        Err(error) => {
+            return Ok(Report {
+                settings: error.settings,
+                warnings: error.warnings,
+                checks: Vec::new(),
+                faults: error.faults,
+            });
+        }
+    };
+    let mut warnings = config.warnings.clone();
+    let checks = if offline {
+        services::skip(&config)
+    } else {
+        services::ask(&config, &mut warnings).await?
+    };
+    let mut faults = Vec::new();
+    for Check { name, outcome } in &checks {
+        match outcome {
+            Outcome::Faulty(text) => faults.push(format!("{name}: {text}")),
+            Outcome::Unknown(text) => {
+                warnings.push(format!("{name}: could not be checked: {text}"));
+            }
+            Outcome::Good(_) | Outcome::Skipped => {}
+        }
+    }
+    faults.sort();
+    Ok(Report {
+        settings: config.settings,
+        warnings,
+        checks,
+        faults,
+    })
+}
+
+fn as_table(report: &Report) -> String {
+    let settings = &report.settings;
     let name_width = settings
         .iter()
         .map(|setting| setting.name.len())
@@ -77,14 +136,20 @@ fn as_table(settings: &[Setting], warnings: &[String]) -> String {
             origin.as_str()
         );
     }
-    for warning in warnings {
+    for Check { name, outcome } in &report.checks {
+        if matches!(outcome, Outcome::Good(_) | Outcome::Skipped) {
+            let _infallible = writeln!(table, "{}: {name}: {}", outcome.as_str(), outcome.text());
+        }
+    }
+    for warning in &report.warnings {
         let _infallible = writeln!(table, "warning: {warning}");
     }
     table
 }
 
-fn as_json(settings: &[Setting], warnings: &[String], faults: &[String]) -> anyhow::Result<String> {
-    let values: Map<String, Value> = settings
+fn as_json(report: &Report) -> anyhow::Result<String> {
+    let values: Map<String, Value> = report
+        .settings
         .iter()
         .map(|setting| {
             (
@@ -93,6 +158,15 @@ fn as_json(settings: &[Setting], warnings: &[String], faults: &[String]) -> anyh
             )
         })
         .collect();
-    let report = json!({"ok": faults.is_empty(), "faults": faults, "warnings": warnings, "settings": values});
-    Ok(serde_json::to_string_pretty(&report)? + "\n")
+    let checks = report.checks.iter().map(|Check { name, outcome }| {
+        json!({"name": name, "result": outcome.as_str(), "text": outcome.text()})
+    });
+    let json = json!({
+        "ok": report.faults.is_empty(),
+        "faults": report.faults,
+        "warnings": report.warnings,
+        "checks": checks.collect::<Vec<_>>(),
+        "settings": values,
+    });
+    Ok(serde_json::to_string_pretty(&json)? + "\n")
 }

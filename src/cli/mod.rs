@@ -60,7 +60,7 @@ pub fn run() -> anyhow::Result<()> {
         .unwrap_or_else(|| Verb::Serve(serve::ServeArgs::default()))
     {
         Verb::Serve(args) => block_on(serve::run(args)),
-        Verb::Check(args) => check::run(args),
+        Verb::Check(args) => block_on(check::run(args)),
         Verb::Keys(args) => block_on(keys::run(args, Paths::load()?)),
         Verb::Usage(args) => block_on(usage::run(args, Paths::load()?)),
     }

@@ -26,7 +26,7 @@ pub struct ServeArgs {
 /// A [`crate::config::ConfigError`], or what ended the gateway.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Config::load(args.flags.0)?;
-    log::init(&config.log, config.instance.project.as_deref())?;
+    log::init(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

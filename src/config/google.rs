@@ -100,6 +100,7 @@ pub(super) fn read_table(reader: &mut Reader<'_>) -> Option<TableRef> {
     })
 }
 
+#[expect(clippy::ref_option, reason = "a setting is shown as it is kept")]
 fn shown(value: &Option<String>) -> String {
     value.clone().unwrap_or_else(unset)
 }

@@ -1,9 +1,13 @@
 //! Google's services, thin over Google's own clients: who this process is, what it may read, where
 //! its rows go. Knows nothing of HTTP routes, key sets or usage; an emulator may stand in for each.
 
+mod bigquery;
+mod id_token;
 mod metadata;
 mod secrets;
 
+pub use bigquery::{Prepared, Table, TableSpec, Verdict};
+pub use id_token::{IdToken, TokenSource};
 pub use metadata::Metadata;
 pub use secrets::{EDIT_WAIT, MAX_SECRET_BYTES, SecretVersion, Secrets};
 

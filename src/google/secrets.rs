@@ -171,7 +171,7 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
             permanent: !error.is_transient_and_before_rpc(),
             text: format!(
                 "this process has no Google credentials for {name}; on Google Cloud its service needs an account, elsewhere run `gcloud auth application-default login`{}",
-                said(&chain(error))
+                root(error)
             ),
         };
     }
@@ -181,7 +181,9 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
             "no permission to use {name}: grant {role} on the secret to the account that this runs as{said}"
         ),
         Code::Unauthenticated => {
-            format!("Secret Manager does not take this process's credentials for {name}{said}")
+            format!(
+                "Secret Manager does not take this process's credentials for {name}: check its account{said}"
+            )
         }
         Code::NotFound => format!(
             "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add`{said}"
@@ -217,17 +219,16 @@ fn outage(error: &Error, code: Code, name: &str) -> String {
         None if error.is_deserialization() => {
             format!("Secret Manager's answer for {name} cannot be read")
         }
-        None => format!(
-            "Secret Manager cannot be reached for {name}{}",
-            said(&chain(error))
-        ),
+        None => format!("Secret Manager cannot be reached for {name}{}", root(error)),
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |cause| cause.source());
-    let texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.join(": ")
+/// The first cause, in brackets: all others only repeat it.
+fn root(error: &Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |c| c.source());
+    causes.last().map_or_else(String::new, |cause| {
+        format!(" ({})", shortened(&cause.to_string()))
+    })
 }
 
 /// Another's words, as a part of a line.
@@ -235,10 +236,91 @@ fn said(text: &str) -> String {
     if text.is_empty() {
         return String::new();
     }
-    let words: String = text
-        .chars()
+    format!(" (Google says: {})", shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MOST_SAID_CHARS)
-        .collect();
-    format!(" (it says: {words})")
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_gax::error::rpc::Status;
+    use google_cloud_secretmanager_v1::model::SecretPayload;
+
+    use super::*;
+
+    const NAME: &str = "projects/p/secrets/s/versions/latest";
+
+    fn answer(name: &str, checksum: Option<i64>) -> AccessSecretVersionResponse {
+        let payload = SecretPayload::new()
+            .set_data("{}")
+            .set_or_clear_data_crc32c(checksum);
+        AccessSecretVersionResponse::new()
+            .set_name(name)
+            .set_payload(payload)
+    }
+
+    #[test]
+    fn a_payload_counts_only_with_its_number_and_its_checksum() {
+        let good = i64::from(crc32c::crc32c(b"{}"));
+        for checksum in [Some(good), None] {
+            let version = read(answer("projects/1/secrets/s/versions/7", checksum), NAME).unwrap();
+            assert_eq!(version.number, 7);
+            assert_eq!(&version.payload.expose()[..], b"{}");
+        }
+        for wrong in [
+            answer("projects/1/secrets/s/versions/7", Some(good + 1)),
+            answer("projects/1/secrets/s/versions/7", Some(good - (1 << 32))),
+            answer("projects/1/secrets/s/versions/latest", Some(good)),
+            answer("", Some(good)),
+            AccessSecretVersionResponse::new().set_name("projects/1/secrets/s/versions/7"),
+        ] {
+            let fault = read(wrong, NAME).err().unwrap();
+            assert!(!fault.permanent && fault.text.contains(NAME), "{fault}");
+        }
+    }
+
+    #[test]
+    fn only_what_somebody_must_mend_is_permanent() {
+        let service = |code| Error::service(Status::default().set_code(code).set_message("why\n"));
+        let http = |status| Error::http(status, http::HeaderMap::new(), Bytes::new());
+        for (error, permanent) in [
+            (service(Code::PermissionDenied), true),
+            (service(Code::NotFound), true),
+            (service(Code::FailedPrecondition), true),
+            (service(Code::InvalidArgument), true),
+            (service(Code::Unauthenticated), true),
+            (service(Code::Unavailable), false),
+            (service(Code::ResourceExhausted), false),
+            (service(Code::Internal), false),
+            (service(Code::Unknown), false),
+            (http(401), true),
+            (http(403), true),
+            (http(404), true),
+            (http(429), false),
+            (http(500), false),
+            (http(503), false),
+            (Error::timeout("late"), false),
+            (Error::io("cut"), false),
+            (Error::connect("refused"), false),
+        ] {
+            let fault = fault_of(&error, NAME, ACCESSOR);
+            assert_eq!(fault.permanent, permanent, "{error}: {fault}");
+            assert!(fault.text.contains(NAME), "{fault}");
+            assert!(!fault.text.contains('\n'), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_not_repeated() {
+        let fault = fault_of(&Error::deser("at sk-secret"), NAME, ACCESSOR);
+        assert!(
+            !fault.permanent && !fault.text.contains("sk-secret"),
+            "{fault}"
+        );
+    }
 }

@@ -53,14 +53,24 @@ pub fn status(gateway: &Gateway) -> Answer {
         "revision": gateway.instance.revision,
         "keys": {
             "loaded": keys.keys_loaded,
+            "source": keys.source,
             "version": keys.version,
             "age_seconds": keys.age.map(|age| age.as_secs()),
+            "confirmed_at": keys.confirmed_at.and_then(rfc3339),
+            "fetches_failed": keys.fetches_failed,
             "rejected": rejected(&keys.rejected),
             "failure": keys.failure,
         },
         "upstreams": ops::upstreams(gateway),
         "in_flight": gateway.metrics.in_flight(),
-        "rows": {"waiting": gateway.ledger.waiting(), "written": ledger.written, "lost": ledger.lost},
+        "rows": {
+            "waiting": ledger.waiting,
+            "written": ledger.written,
+            "invalid": ledger.invalid,
+            "lost": ledger.lost,
+            "last_written": ledger.last_written.map(rfc3339),
+            "failing": ledger.failing,
+        },
         "limits": {"concurrency": "per instance"},
     });
     reply::json(StatusCode::OK, &body)

@@ -73,13 +73,12 @@ pub fn upstreams(gateway: &Gateway) -> Vec<Value> {
 /// `GET /metrics`.
 pub fn metrics(gateway: &Gateway) -> Answer {
     let keys = gateway.keys.status();
-    let ledger = gateway.ledger.stats();
     let gauges = Gauges {
-        rows_waiting: wide(gateway.ledger.waiting()),
-        rows_written_total: ledger.written,
-        rows_lost_total: ledger.lost,
+        rows: gateway.ledger.stats(),
         keys_loaded: wide(keys.keys_loaded),
         key_set_version: keys.version,
+        key_set_confirmed_at: keys.confirmed_at,
+        key_set_fetches_failed_total: keys.fetches_failed,
         key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
         upstream_up: gateway
             .upstream

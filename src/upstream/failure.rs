@@ -28,6 +28,8 @@ pub struct Rejected {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// What the operator may do about it, for the log.
+    pub advice: Option<String>,
 }
 
 /// Nothing listens there (yet): the only failures that starting can explain.
@@ -142,6 +144,7 @@ impl Rejected {
             status,
             headers,
             body,
+            advice,
         } = self;
         let read = error_text(&body);
         if let (400 | 404 | 413 | 422 | 429, Some((_, code))) = (status.as_u16(), &read) {
@@ -157,7 +160,11 @@ impl Rejected {
                 code,
             });
         }
-        Err(wrap(status, &headers, read.is_some()).because(summary(status, &headers, &body)))
+        let mut cause = summary(status, &headers, &body);
+        if let Some(advice) = advice {
+            cause = format!("{cause}; {advice}");
+        }
+        Err(wrap(status, &headers, read.is_some()).because(cause))
     }
 }
 

@@ -127,13 +127,12 @@ async fn count(client: &Client, target: &Target, request: &Request) -> Option<Co
         return None;
     };
     let (route, question) = question(request.endpoint, object)?;
-    let mut asking = client
+    let token = target.token().await.ok()?;
+    let asking = client
         .http
         .post(target.route(route.path()))
+        .headers(client.headers(token.as_ref()))
         .header(http::header::CONTENT_TYPE, "application/json");
-    if let Some(key) = &client.api_key {
-        asking = asking.header(http::header::AUTHORIZATION, key.expose().clone());
-    }
     let answer = timeout(TOKENIZE_LIMIT, async {
         let answer = asking.body(question).send().await?;
         let status = answer.status();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::access;
 use super::failure::{self, Refusal, Rejected, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence, unknown_model};
@@ -16,6 +17,7 @@ use super::request::Request;
 use super::target::{Busy, Target, lock};
 use super::{Upstream, read_bounded};
 use crate::error::{Code, Error};
+use crate::google::Fault;
 
 /// A plain call has its head only with its last token.
 const PLAIN_HEAD_LIMIT: Duration = Duration::from_hours(1);
@@ -90,6 +92,7 @@ impl Upstream {
             let mut may_wait = false;
             let mut cause = None;
             let mut not_here = None;
+            let mut no_token = None;
             for target in self.in_turn().iter() {
                 progress.note(|passage| passage.target = Some(target.clone()));
                 let (why, may_be_starting) =
@@ -100,6 +103,10 @@ impl Upstream {
                             continue;
                         }
                         Err(Failure::Final(error)) => return Err(error),
+                        Err(Failure::NoToken(fault)) => {
+                            no_token = Some(access::no_token(fault));
+                            continue;
+                        }
                         Err(Failure::NotSent {
                             cause,
                             may_be_starting,
@@ -113,9 +120,9 @@ impl Upstream {
                 cause = why.or(cause);
             }
             if !may_wait {
-                return Err(
-                    not_here.unwrap_or_else(|| self.gave_up(waiting_since.elapsed(), cause))
-                );
+                return Err(no_token
+                    .or(not_here)
+                    .unwrap_or_else(|| self.gave_up(waiting_since.elapsed(), cause)));
             }
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MOST);
@@ -150,7 +157,7 @@ impl Upstream {
                     may_be_starting: true,
                 });
             }
-            Err(Silence::Other) => target.knowledge(),
+            Err(Silence::Denied | Silence::Other) => target.knowledge(),
         };
         let knowledge = self.with_model(request, target, knowledge).await;
         let served = self.resolve(request.model.as_deref(), &knowledge)?;
@@ -248,12 +255,15 @@ impl Upstream {
         target: &Arc<Target>,
         progress: &Progress,
     ) -> Result<Sent, Failure> {
+        let token = target.token().await.map_err(Failure::NoToken)?;
+        let mut headers = request.headers.clone();
+        access::show(&mut headers, token.as_ref());
         let url = target.route(request.endpoint.path());
         let outgoing = self
             .client
             .http
             .request(Method::POST, url)
-            .headers(request.headers.clone())
+            .headers(headers)
             .body(request.payload.to_bytes());
         let busy = target.busy();
         let head_limit = if request.stream {
@@ -277,7 +287,13 @@ impl Upstream {
         };
         target.note_answer();
         if !answer.status().is_success() {
-            return Ok(Sent::Rejected(reject(answer).await));
+            let advice = match (target.access(), answer.status().as_u16()) {
+                (Some(access), status @ (401 | 403)) => {
+                    Some(access.note_denial(status, token.as_ref()))
+                }
+                _ => None,
+            };
+            return Ok(Sent::Rejected(reject(answer, advice).await));
         }
         let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
         Ok(Sent::Exchange(Exchange {
@@ -317,6 +333,8 @@ fn is_about_model(error: &Error) -> bool {
 enum Failure {
     /// The client is told; no other target is tried.
     Final(Error),
+    /// There is nothing to show to the target, which is private: nothing was sent.
+    NoToken(Fault),
     /// The target could not be reached: nothing was sent.
     NotSent {
         cause: Option<reqwest::Error>,
@@ -350,7 +368,7 @@ impl Sent {
     }
 }
 
-async fn reject(answer: reqwest::Response) -> Rejected {
+async fn reject(answer: reqwest::Response, advice: Option<String>) -> Rejected {
     let status = answer.status();
     let headers = answer.headers().clone();
     let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
@@ -358,6 +376,7 @@ async fn reject(answer: reqwest::Response) -> Rejected {
         status,
         headers,
         body: body.ok().and_then(Result::ok).unwrap_or_default(),
+        advice,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The model servers: which one takes a call, what it is sent, and what its answer means. Knows
 //! nothing of who calls.
 
+mod access;
 mod chat;
 mod endpoint;
 mod failure;
@@ -39,10 +40,14 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http_body_util::BodyExt as _;
+use reqwest::Url;
+
+use access::Access;
 
 use crate::config::{Limits, UpstreamConfig};
+use crate::google::{Fault, Google};
 use crate::secret::Secret;
 
 /// An upstream that closes idle connections does so after five seconds; a connection that is
@@ -73,6 +78,14 @@ pub struct Client {
     api_key: Option<Secret<HeaderValue>>,
 }
 
+/// Whether a private target can be shown who the gateway is.
+pub struct Proof {
+    /// The target's origin.
+    pub audience: String,
+    /// Whose token it is; `None` where none is sent.
+    pub outcome: Result<Option<String>, Fault>,
+}
+
 impl Upstream {
     /// Builds the client; asks nobody.
     ///
@@ -81,6 +94,7 @@ impl Upstream {
     pub fn new(
         config: &UpstreamConfig,
         limits: &Limits,
+        google: &Arc<Google>,
         on_cloud_run: bool,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
@@ -102,10 +116,11 @@ impl Upstream {
             }
             None => None,
         };
+        let access = |base: &Url| Access::new(config.auth, base, google, on_cloud_run);
         let targets = config
             .urls
             .iter()
-            .map(|url| Ok(Arc::new(Target::new(url.clone())?)))
+            .map(|url| Ok(Arc::new(Target::new(url.clone(), access)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let all_here = targets.iter().all(|target| target.is_loopback());
         Ok(Self {
@@ -146,19 +161,46 @@ impl Upstream {
         });
         futures_util::future::join_all(asks).await
     }
+
+    /// Gets a token for each target that is shown one, and tells what came of it.
+    pub async fn prove_identity(&self) -> Vec<Proof> {
+        let private = self.targets.iter().filter_map(|target| target.access());
+        let proofs = private.map(|access| async {
+            let outcome = access.header().await;
+            Proof {
+                audience: access.audience().to_owned(),
+                outcome: outcome.map(|token| token.map(|_| access.account())),
+            }
+        });
+        futures_util::future::join_all(proofs).await
+    }
+
+    /// Ends what goes on beside the calls.
+    pub async fn close(&self) {
+        let private = self.targets.iter().filter_map(|target| target.access());
+        futures_util::future::join_all(private.map(Access::close)).await;
+    }
 }
 
 impl Client {
+    /// The headers of our own questions.
+    fn headers(&self, token: Option<&HeaderValue>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &self.api_key {
+            headers.insert(AUTHORIZATION, key.expose().clone());
+        }
+        access::show(&mut headers, token);
+        headers
+    }
+
     /// A small GET; the body is read up to `limit_bytes`.
     async fn get(
         &self,
-        url: reqwest::Url,
+        url: Url,
+        token: Option<&HeaderValue>,
         limit_bytes: usize,
     ) -> Result<(u16, Bytes), reqwest::Error> {
-        let mut request = self.http.get(url);
-        if let Some(key) = &self.api_key {
-            request = request.header(AUTHORIZATION, key.expose().clone());
-        }
+        let request = self.http.get(url).headers(self.headers(token));
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         Ok((status, read_bounded(answer, limit_bytes).await?))

@@ -1,13 +1,11 @@
 //! What an upstream is known to serve, learnt from its `/v1/models` and `/version`.
 
-use std::time::Duration;
-
-use reqwest::Url;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Client;
+use super::target::Target;
 use crate::error::{Code, Error};
 
 /// Longest list or version answer that is read.
@@ -60,20 +58,25 @@ struct List {
 pub enum Silence {
     /// It does not listen.
     Refused,
+    /// It does not know us: there is no token to show, or our credentials are refused.
+    Denied,
     /// It answered something else, or nothing in time.
     Other,
 }
 
-/// Asks the list and the version, each within `limit`.
+/// Asks the list and the version, until the deadline.
 pub async fn ask(
     client: &Client,
-    list: Url,
-    version: Url,
-    limit: Duration,
+    target: &Target,
+    deadline: Instant,
 ) -> Result<Knowledge, Silence> {
+    let Ok(Ok(token)) = timeout_at(deadline, target.token()).await else {
+        return Err(Silence::Denied);
+    };
+    let get = |path| client.get(target.route(path), token.as_ref(), ANSWER_BYTES);
     let (list, version) = tokio::join!(
-        timeout(limit, client.get(list, ANSWER_BYTES)),
-        timeout(limit, client.get(version, ANSWER_BYTES)),
+        timeout_at(deadline, get("/v1/models")),
+        timeout_at(deadline, get("/version")),
     );
     let is_vllm = match &version {
         Ok(Ok((200, body))) => {
@@ -89,6 +92,7 @@ pub async fn ask(
             asked_at: Some(Instant::now()),
         }),
         Ok(Err(error)) if super::failure::is_refused(&error) => Err(Silence::Refused),
+        Ok(Ok((401 | 403, _))) => Err(Silence::Denied),
         Ok(Ok(_)) => Ok(Knowledge {
             models: None,
             is_vllm,

@@ -5,11 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use super::Client;
+use super::access::{self, Access};
 use super::models::{Knowledge, Silence, ask};
+use crate::google::Fault;
 
 /// How long the list and the version may take before a call goes on without them.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -60,6 +63,7 @@ pub struct Target {
     /// As configured, for people.
     url: String,
     base: Url,
+    access: Option<Access>,
     state: Mutex<State>,
     /// When it could not be reached, or when that was last put to the test.
     unreached: Mutex<Option<Instant>>,
@@ -84,10 +88,14 @@ impl Drop for Busy {
 impl Target {
     /// # Errors
     /// When the base URL is none.
-    pub(super) fn new(url: String) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        url: String,
+        access: impl FnOnce(&Url) -> Option<Access>,
+    ) -> anyhow::Result<Self> {
         let base = Url::parse(&url)?;
         Ok(Self {
             url,
+            access: access(&base),
             base,
             state: Mutex::new(State::Unknown),
             unreached: Mutex::default(),
@@ -123,8 +131,20 @@ impl Target {
 
     /// Cloud Run services start on a request; asking one for its list would start a GPU.
     pub(super) fn scales_to_zero(&self) -> bool {
-        let host = self.base.host_str().unwrap_or_default();
-        self.base.scheme() == "https" && host.ends_with(".run.app")
+        access::is_cloud_run(&self.base)
+    }
+
+    /// What it asks of those who call, if it is private.
+    pub(super) fn access(&self) -> Option<&Access> {
+        self.access.as_ref()
+    }
+
+    /// The token to send; `None` where nothing is.
+    pub(super) async fn token(&self) -> Result<Option<HeaderValue>, Fault> {
+        match &self.access {
+            Some(access) => access.header().await,
+            None => Ok(None),
+        }
     }
 
     #[must_use]
@@ -273,20 +293,14 @@ impl Target {
             // Who asked meanwhile found out for all that wait.
             return Err(Silence::Refused);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let learnt = match ask(
-            client,
-            self.route("/v1/models"),
-            self.route("/version"),
-            left,
-        )
-        .await
-        {
+        let learnt = match ask(client, self, deadline).await {
             Ok(learnt) => learnt,
             Err(Silence::Refused) => {
                 *refused_at = Some(Instant::now());
                 return Err(Silence::Refused);
             }
+            // Nothing was learnt of it: the next call asks.
+            Err(Silence::Denied) => return Err(Silence::Denied),
             // It listens but does not tell: calls go on without, and do not ask each time.
             Err(Silence::Other) => Knowledge {
                 asked_at: Some(Instant::now()),
@@ -313,7 +327,7 @@ mod tests {
     use super::*;
 
     fn target(url: &str) -> Target {
-        Target::new(url.to_owned()).expect("a base URL")
+        Target::new(url.to_owned(), |_| None).expect("a base URL")
     }
 
     #[test]

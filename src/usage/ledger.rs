@@ -1,90 +1,62 @@
 //! The queue between settled calls and the sink. Every row is a log line first, so that a sink that
 //! is down, slow or full costs a copy of a row and never a call. Knows no HTTP and no SQL.
 
-use std::collections::VecDeque;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod queue;
+mod sink;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::queue::{Next, Queue};
+use self::sink::Sink;
 use super::UsageRecord;
 use super::row::Origin;
-use crate::config::{Config, SinkKind};
-use crate::store::{Store, StoreError};
+use crate::config::Config;
+use crate::google::{Fault, Google, Prepared, Verdict};
 use crate::telemetry;
 
-/// Rows in memory at most, those on their way to the sink included.
-const QUEUE_ROWS: usize = 10_000;
-/// Rows in one write at most.
-const BATCH_ROWS: usize = 500;
-/// How long the first row of a batch waits for others.
-const GATHER: Duration = Duration::from_millis(200);
-/// Pause after a failed write; doubled from one to the next.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Faults of one kind are told once in this time.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+pub use self::queue::{Attempts, LedgerStats};
 
 /// Takes settled calls and brings them to the sink.
 ///
-/// Counts always add up: settled = written + lost + waiting.
+/// Counts always add up: settled = written + invalid + lost + waiting.
 pub struct Ledger {
     origin: Origin,
     sink: Sink,
     queue: Mutex<Queue>,
-    /// Rows on their way to the sink. Outside the future that writes them, so that one which is
-    /// dropped half-way leaves them to the next.
-    batch: tokio::sync::Mutex<Vec<String>>,
-    /// A row came into an empty queue.
+    /// There are rows for a lane that waits for some.
     arrived: Notify,
     /// A batch is full.
     full: Notify,
     draining: CancellationToken,
-}
-
-/// Where rows go besides the log.
-enum Sink {
-    Local(Store),
-    LogOnly,
-}
-
-/// What became of the rows so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LedgerStats {
-    /// Acknowledged by the sink.
-    pub written: u64,
-    /// In the log alone, because the queue was full.
-    pub lost: u64,
+    /// Whoever holds it takes rows out of the queue.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl Ledger {
-    /// Opens the sink.
+    /// Opens the sink. BigQuery is asked nothing yet.
     ///
     /// # Errors
     /// When the embedded table cannot be opened.
-    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, google: &Arc<Google>) -> anyhow::Result<Self> {
         let origin = Origin::new(&config.instance, &config.usage.labels);
-        let path = &config.database;
-        Ok(Self::open_sink(&config.usage.sink, path, origin).await?)
+        Ok(Self::with_sink(Sink::open(config, google).await?, origin))
     }
 
-    async fn open_sink(kind: &SinkKind, path: &Path, origin: Origin) -> Result<Self, StoreError> {
-        let sink = match kind {
-            SinkKind::Local => Sink::Local(Store::open(path).await?),
-            SinkKind::BigQuery(_) | SinkKind::Stdout | SinkKind::None => Sink::LogOnly,
-        };
-        Ok(Self {
+    fn with_sink(sink: Sink, origin: Origin) -> Self {
+        Self {
             origin,
             sink,
             queue: Mutex::default(),
-            batch: tokio::sync::Mutex::default(),
             arrived: Notify::new(),
             full: Notify::new(),
             draining: CancellationToken::new(),
-        })
+            writing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Writes the row's log line and queues the row. Never waits, never fails; may be called from
@@ -95,15 +67,15 @@ impl Ledger {
             Err(cause) => {
                 let request_id = &record.request_id;
                 tracing::error!(request_id, %cause, "a usage row cannot be written as JSON");
-                self.lock().lost += 1;
+                self.lock().lose_unqueued();
                 return;
             }
         };
         telemetry::log::usage_line(row.as_bytes(), record.trace.as_deref());
         match self.sink {
-            Sink::Local(_) => self.enqueue(row),
             // The line is all there is, and it is out.
-            Sink::LogOnly => self.lock().written += 1,
+            Sink::LogOnly => self.lock().write_unqueued(),
+            _ => self.enqueue(row),
         }
     }
 
@@ -123,46 +95,46 @@ impl Ledger {
         }
     }
 
-    /// Writes batches until [`Ledger::drain`] is called. The composition root owns this future, of
-    /// which there is one.
+    /// Makes the sink ready and writes batches until [`Ledger::drain`] is called, which also ends
+    /// writes that are under way: their rows are sent again, by the same ids. The composition root
+    /// owns this future, of which there is one.
     pub async fn run(&self) {
-        let mut pause = PAUSE_MIN;
-        while !self.draining.is_cancelled() {
-            if self.waiting() == 0 {
-                self.unless_draining(self.arrived.notified()).await;
-                continue;
+        let work = async {
+            let _alone = self.writing.lock().await;
+            while !self.prepare().await {
+                self.pause().await;
             }
-            self.gather().await;
-            if self.write_batch().await {
-                pause = PAUSE_MIN;
-            } else {
-                self.unless_draining(tokio::time::sleep(pause)).await;
-                pause = PAUSE_MAX.min(pause * 2);
-            }
-        }
+            join_all((0..self.sink.lanes()).map(|_| self.lane())).await;
+        };
+        self.draining.run_until_cancelled(work).await;
     }
 
-    /// Stops [`Ledger::run`], brings what waits to the sink and closes it, all within `limit`. Rows
+    /// Ends [`Ledger::run`], brings what waits to the sink and closes it, all within `limit`. Rows
     /// left then, and rows settled later, are in the log alone. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.draining.cancel();
+        let too_early = { self.lock().hurry() };
+        let waiting = self.waiting();
+        if too_early && waiting > 0 {
+            tracing::warn!(
+                rows = waiting,
+                "the process ends while the table is new: if it swallows rows, they are in the log"
+            );
+        }
         let flush = async {
-            while self.waiting() > 0 {
-                if !self.write_batch().await {
-                    tokio::time::sleep(PAUSE_MIN).await;
-                }
-            }
-            if let Sink::Local(store) = &self.sink {
-                store.close().await;
-            }
+            let _alone = self.writing.lock().await;
+            join_all((0..self.sink.lanes()).map(|_| self.flush())).await;
+            self.sink.close().await;
         };
         // Late or not, what counts is what is left.
         let _ = tokio::time::timeout(limit, flush).await;
-        let left = self.waiting();
+        let stats = self.stats();
+        let left = stats.waiting;
         if left > 0 {
             tracing::error!(
                 left,
-                "usage rows did not reach the sink in time: they are in the log alone"
+                cause = stats.failing,
+                "the sink did not acknowledge all usage rows in time: the log has them"
             );
         }
         left
@@ -177,61 +149,113 @@ impl Ledger {
     /// What became of the rows so far.
     #[must_use]
     pub fn stats(&self) -> LedgerStats {
-        let queue = self.lock();
-        LedgerStats {
-            written: queue.written,
-            lost: queue.lost,
+        self.lock().stats()
+    }
+
+    /// Delivers one batch after another as they are due.
+    async fn lane(&self) {
+        loop {
+            let next = { self.lock().next() };
+            match next {
+                Next::WaitForRows => self.arrived.notified().await,
+                Next::WaitUntil(due) => {
+                    let full = self.full.notified();
+                    let _ = tokio::time::timeout_at(due, full).await;
+                }
+                Next::Take => {
+                    // Cheap, unless the sink told it to look again.
+                    if self.prepare().await {
+                        self.deliver(self.take()).await;
+                    }
+                }
+            }
         }
     }
 
-    /// Waits until a batch is full or its first row has waited long enough. After a failed write
-    /// there is a batch already.
-    async fn gather(&self) {
-        let ready = { self.lock().batch_ready() };
-        if !ready {
-            let full = tokio::time::timeout(GATHER, self.full.notified());
-            self.unless_draining(full).await;
+    /// Delivers batches until there are no rows or somebody must change something first. Does not ask
+    /// the sink whether it is ready: if it is not, it would not be in time.
+    async fn flush(&self) {
+        loop {
+            let batch = self.take();
+            if batch.rows.is_empty() {
+                return;
+            }
+            self.deliver(batch).await;
+            let refused = { self.lock().is_refused() };
+            if refused {
+                return;
+            }
+            self.pause().await;
         }
     }
 
-    /// Sends one batch to the sink; false if it failed, and then the batch is kept.
-    async fn write_batch(&self) -> bool {
-        let mut batch = self.batch.lock().await;
-        if batch.is_empty() {
-            self.lock().take_into(&mut batch);
+    /// Makes the sink ready; false if writes must wait.
+    async fn prepare(&self) -> bool {
+        match self.sink.prepare().await {
+            Ok(Prepared { wait, note }) => {
+                let recovered = self.lock().prepared(wait, note);
+                if recovered {
+                    tracing::info!("the sink of usage rows is ready");
+                }
+                wait.is_none()
+            }
+            Err(fault) => {
+                self.lock().unprepared();
+                self.note_failure(&fault);
+                false
+            }
         }
-        let sent = match &self.sink {
-            Sink::Local(store) => store.insert_usage(&batch).await,
-            Sink::LogOnly => Ok(()),
-        };
-        if let Err(cause) = sent {
-            self.note_failure(cause);
-            return false;
-        }
-        let recovered = self.lock().acknowledge();
-        batch.clear();
-        if recovered {
-            tracing::info!("usage rows reach the sink again");
-        }
-        true
     }
 
-    fn note_failure(&self, cause: StoreError) {
-        let tell = self.lock().fail();
+    fn take(&self) -> Batch<'_> {
+        let mut queue = self.lock();
+        let rows = queue.take();
+        if queue.next() != Next::WaitForRows {
+            self.arrived.notify_one();
+        }
+        drop(queue);
+        Batch { ledger: self, rows }
+    }
+
+    /// Writes a batch, as long as each attempt settles some of its rows. The others go back.
+    async fn deliver(&self, mut batch: Batch<'_>) {
+        while !batch.rows.is_empty() {
+            let verdicts = match self.sink.write(&batch.rows).await {
+                Ok(verdicts) => verdicts,
+                Err(fault) => return self.note_failure(&fault),
+            };
+            let before = batch.rows.len();
+            let settled = batch.settle(verdicts);
+            match settled.again {
+                Some(text) if batch.rows.len() == before => {
+                    return self.note_failure(&Fault::transient(text));
+                }
+                _ => {
+                    let recovered = self.lock().succeed(settled.written == before);
+                    if recovered {
+                        tracing::info!("usage rows reach the sink again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_failure(&self, fault: &Fault) {
+        let tell = self.lock().fail(fault.text.clone(), fault.permanent);
         if tell {
-            let (waiting, cause) = (self.waiting(), format!("{:#}", anyhow::Error::new(cause)));
             tracing::error!(
-                waiting,
-                cause,
+                waiting = self.waiting(),
+                cause = fault.text,
                 "usage rows do not reach the sink; all are kept"
             );
         }
     }
 
-    async fn unless_draining<T>(&self, event: impl Future<Output = T>) {
-        tokio::select! {
-            () = self.draining.cancelled() => {}
-            _ = event => {}
+    /// Waits as long as the last failure asks for.
+    async fn pause(&self) {
+        let until = { self.lock().paused_until() };
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
         }
     }
 
@@ -240,77 +264,54 @@ impl Ledger {
     }
 }
 
-/// Rows in their order, and what became of the others.
+/// Rows on their way to the sink. Whatever ends the future that writes them, those that were not
+/// settled go back into the queue.
+struct Batch<'l> {
+    ledger: &'l Ledger,
+    rows: Vec<String>,
+}
+
+/// What one attempt came to.
 #[derive(Default)]
-struct Queue {
-    rows: VecDeque<String>,
-    in_flight: usize,
-    written: u64,
-    lost: u64,
-    failing: bool,
-    told_lost: Option<Instant>,
-    told_failing: Option<Instant>,
+struct Settled {
+    written: usize,
+    invalid: usize,
+    /// Why the first of the rows that are kept must be sent again.
+    again: Option<String>,
 }
 
-struct Pushed {
-    first: bool,
-    full: bool,
-    /// Lost so far, if it is time to say so.
-    tell_lost: Option<u64>,
-}
-
-impl Queue {
-    fn waiting(&self) -> usize {
-        self.rows.len() + self.in_flight
-    }
-
-    fn batch_ready(&self) -> bool {
-        self.in_flight > 0 || self.rows.len() >= BATCH_ROWS
-    }
-
-    /// Adds a row; the oldest one goes if there is no room.
-    fn push(&mut self, row: String) -> Pushed {
-        let mut tell_lost = None;
-        if self.waiting() >= QUEUE_ROWS {
-            self.rows.pop_front();
-            self.lost += 1;
-            tell_lost = is_due(&mut self.told_lost).then_some(self.lost);
+impl Batch<'_> {
+    /// Keeps the rows that must be sent again.
+    fn settle(&mut self, verdicts: Vec<Verdict>) -> Settled {
+        let mut settled = Settled::default();
+        let mut kept = Vec::new();
+        for (row, verdict) in std::mem::take(&mut self.rows).into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Accepted => settled.written += 1,
+                Verdict::Invalid(reason) => {
+                    telemetry::log::refused_row_line(row.as_bytes(), &reason);
+                    settled.invalid += 1;
+                }
+                Verdict::Again(reason) => {
+                    settled.again.get_or_insert(reason);
+                    kept.push(row);
+                }
+            }
         }
-        self.rows.push_back(row);
-        Pushed {
-            first: self.rows.len() == 1,
-            full: self.rows.len() == BATCH_ROWS,
-            tell_lost,
+        self.rows = kept;
+        self.ledger.lock().settle(settled.written, settled.invalid);
+        settled
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let rows = std::mem::take(&mut self.rows);
+        if !rows.is_empty() {
+            self.ledger.lock().give_back(rows);
+            self.ledger.arrived.notify_one();
         }
     }
-
-    fn take_into(&mut self, batch: &mut Vec<String>) {
-        let count = self.rows.len().min(BATCH_ROWS);
-        batch.extend(self.rows.drain(..count));
-        self.in_flight = count;
-    }
-
-    /// Counts the batch as written; true if the write before it had failed.
-    fn acknowledge(&mut self) -> bool {
-        self.written += self.in_flight as u64;
-        self.in_flight = 0;
-        self.told_failing = None;
-        std::mem::take(&mut self.failing)
-    }
-
-    /// Notes a failed write; true if it is time to say so.
-    fn fail(&mut self) -> bool {
-        self.failing = true;
-        is_due(&mut self.told_failing)
-    }
-}
-
-fn is_due(told: &mut Option<Instant>) -> bool {
-    let due = told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
-    if due {
-        *told = Some(Instant::now());
-    }
-    due
 }
 
 #[cfg(test)]

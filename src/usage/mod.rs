@@ -3,6 +3,8 @@
 mod ledger;
 mod record;
 mod row;
+mod table;
 
-pub use ledger::{Ledger, LedgerStats};
+pub use ledger::{Attempts, Ledger, LedgerStats};
 pub use record::{CountedBy, Outcome, UsageRecord};
+pub use table::table;

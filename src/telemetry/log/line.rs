@@ -106,7 +106,7 @@ pub(super) fn write_printable(buffer: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn write_json_string(buffer: &mut Vec<u8>, text: &str) {
+pub(super) fn write_json_string(buffer: &mut Vec<u8>, text: &str) {
     // A string written to memory cannot fail.
     let _infallible = serde_json::to_writer(buffer, text);
 }
@@ -135,7 +135,7 @@ impl Fields<'_> {
     }
 
     fn text(&mut self, field: &Field, value: &str) {
-        match (field.name(), &self.format.project) {
+        match (field.name(), self.format.project.get()) {
             ("message", _) => self.message.push_str(value),
             ("trace", Some(project)) if !self.format.text => {
                 let link = format!("projects/{project}/traces/{value}");
@@ -199,7 +199,7 @@ impl Visit for Fields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, OnceLock};
 
     use serde_json::Value;
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn json_lines_have_cloud_loggings_fields() {
         let format = Format {
-            project: Some("p".to_owned()),
+            project: Arc::new(OnceLock::from("p".to_owned())),
             ..Format::default()
         };
         let cause = std::io::Error::other("dis\"k");
@@ -295,7 +295,7 @@ mod tests {
                 Format {
                     text: true,
                     colour,
-                    project: None,
+                    project: Arc::default(),
                 },
                 || tracing::info!("x"),
             )

@@ -7,7 +7,7 @@ mod refusal;
 mod row;
 
 use std::io::Write;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
 use tracing::{Event, Subscriber};
@@ -27,21 +27,21 @@ static FORMAT: OnceLock<Format> = OnceLock::new();
 struct Format {
     text: bool,
     colour: bool,
-    /// Google project, for links to traces.
-    project: Option<String>,
+    /// Google project, for links to traces; it may be learnt after the first lines.
+    project: Arc<OnceLock<String>>,
 }
 
 /// Starts logging for this process. The field `trace` of an event is the id of a trace; it becomes
-/// a link when `project` is known.
+/// a link once the project is known.
 ///
 /// # Errors
 /// A level that is none, or a second call.
-pub fn init(config: &LogConfig, project: Option<&str>) -> anyhow::Result<()> {
+pub fn init(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.level).context("LOG_LEVEL")?;
     let format = Format {
         text: !config.json,
         colour: config.colour,
-        project: project.map(str::to_owned),
+        project: Arc::default(),
     };
     let layer = Lines {
         format: format.clone(),
@@ -56,6 +56,14 @@ pub fn init(config: &LogConfig, project: Option<&str>) -> anyhow::Result<()> {
         .map_err(|_| anyhow::anyhow!("logging was started before"))
 }
 
+/// From now on traces are links into this Google project.
+pub fn know_project(project: &str) {
+    if let Some(format) = FORMAT.get() {
+        // A second one would be the same.
+        let _known = format.project.set(project.to_owned());
+    }
+}
+
 /// Writes the line of one settled call, whatever the log level. `row` is the JSON object of all
 /// columns, without line breaks; it stands under `usage`. `trace` is the hexadecimal id of the
 /// request's trace.
@@ -66,7 +74,22 @@ pub fn usage_line(row: &[u8], trace: Option<&str>) {
         if format.text {
             row::write_text(buffer, row, format.colour);
         } else {
-            row::write_json(buffer, row, format.project.as_deref().zip(trace));
+            let project = format.project.get().map(String::as_str);
+            row::write_json(buffer, row, project.zip(trace));
+        }
+        write_out(buffer);
+    });
+}
+
+/// Writes a row that the sink will never take, whole and with the reason, as an error.
+pub fn refused_row_line(row: &[u8], reason: &str) {
+    let default = Format::default();
+    let format = FORMAT.get().unwrap_or(&default);
+    line::with_buffer(|buffer| {
+        if format.text {
+            row::write_refused_text(buffer, row, reason, format.colour);
+        } else {
+            row::write_refused_json(buffer, row, reason);
         }
         write_out(buffer);
     });

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tracing::Level;
 
-use super::line::{write_level, write_printable, write_time};
+use super::line::{write_json_string, write_level, write_printable, write_time};
 
 /// The columns of the short form, in order.
 const SHORT: [&str; 12] = [
@@ -41,6 +41,34 @@ pub(super) fn write_text(buffer: &mut Vec<u8>, row: &[u8], colour: bool) {
     buffer.push(b' ');
     write_level(buffer, Level::INFO, colour);
     buffer.extend_from_slice(b" usage");
+    write_short(buffer, row);
+}
+
+/// As [`write_json`], for a row that the sink refused. It has a message of its own, so that whoever
+/// counts usage lines does not count it twice.
+pub(super) fn write_refused_json(buffer: &mut Vec<u8>, row: &[u8], reason: &str) {
+    buffer.extend_from_slice(
+        br#"{"severity":"ERROR","message":"the sink refuses a usage row: it is in the log alone","time":""#,
+    );
+    write_time(buffer);
+    buffer.extend_from_slice(br#"","reason":"#);
+    write_json_string(buffer, reason);
+    buffer.extend_from_slice(br#","usage":"#);
+    buffer.extend_from_slice(row);
+    buffer.extend_from_slice(b"}\n");
+}
+
+/// As [`write_text`], for a row that the sink refused.
+pub(super) fn write_refused_text(buffer: &mut Vec<u8>, row: &[u8], reason: &str, colour: bool) {
+    write_time(buffer);
+    buffer.push(b' ');
+    write_level(buffer, Level::ERROR, colour);
+    buffer.extend_from_slice(b" the sink refuses a usage row: ");
+    write_printable(buffer, reason);
+    write_short(buffer, row);
+}
+
+fn write_short(buffer: &mut Vec<u8>, row: &[u8]) {
     let row: Value = serde_json::from_slice(row).unwrap_or_default();
     for column in SHORT {
         let text = match row.get(column) {
@@ -80,6 +108,24 @@ mod tests {
             buffer.split(|byte| *byte == b'\n').count(),
             2,
             "one line break, at the end"
+        );
+    }
+
+    #[test]
+    fn a_refused_row_is_told_whole_with_its_reason() {
+        let mut buffer = Vec::new();
+        write_refused_json(&mut buffer, ROW, "no \"number\"");
+        let line: Value = serde_json::from_slice(&buffer).unwrap();
+        assert_eq!(line["severity"], "ERROR");
+        assert_eq!(line["reason"], "no \"number\"");
+        assert_ne!(line["message"], "usage");
+        assert_eq!(line["usage"], serde_json::from_slice::<Value>(ROW).unwrap());
+        buffer.clear();
+        write_refused_text(&mut buffer, ROW, "no\nnumber", false);
+        let line = String::from_utf8(buffer).unwrap();
+        assert!(
+            line.contains(" ERROR the sink refuses a usage row: no\\nnumber request_id=r "),
+            "{line}"
         );
     }
 

@@ -2,15 +2,17 @@
 //! says of the process.
 
 use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::process::Process;
+use crate::usage::LedgerStats;
 
 /// The type of [`super::Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -18,16 +20,16 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What other parts know at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Rows that the sink has not acknowledged.
-    pub rows_waiting: u64,
-    /// Rows that are in the log alone.
-    pub rows_lost_total: u64,
-    pub rows_written_total: u64,
+    pub rows: LedgerStats,
     pub keys_loaded: u64,
     /// Version of the key set; `None` before the first one.
     pub key_set_version: Option<String>,
     /// `None` before the first key set.
     pub key_set_age_seconds: Option<f64>,
+    /// When a fetch last brought or confirmed the key set.
+    pub key_set_confirmed_at: Option<SystemTime>,
+    /// Fetches of the key set that did neither.
+    pub key_set_fetches_failed_total: u64,
     /// Base URLs from the configuration, and whether each answers as far as is known.
     pub upstream_up: Vec<(String, bool)>,
 }
@@ -44,40 +46,8 @@ pub(super) fn encode(lasting: &Registry, gauges: &Gauges) -> String {
 
 fn passing(gauges: &Gauges) -> Registry {
     let mut registry = Registry::default();
-    registry.register(
-        "tollgate_rows_waiting",
-        "Usage rows that the sink has not acknowledged",
-        gauge(gauges.rows_waiting),
-    );
-    registry.register(
-        "tollgate_rows_lost",
-        "Usage rows that are in the log alone",
-        ConstCounter::new(gauges.rows_lost_total),
-    );
-    registry.register(
-        "tollgate_rows_written",
-        "Usage rows that the sink acknowledged",
-        ConstCounter::new(gauges.rows_written_total),
-    );
-    registry.register(
-        "tollgate_keys_loaded",
-        "Keys in the current key set",
-        gauge(gauges.keys_loaded),
-    );
-    if let Some(version) = &gauges.key_set_version {
-        registry.register(
-            "tollgate_key_set",
-            "Version of the current key set",
-            Info::new([("version", version.clone())]),
-        );
-    }
-    if let Some(age) = gauges.key_set_age_seconds {
-        registry.register(
-            "tollgate_key_set_age_seconds",
-            "Since the key set was last confirmed",
-            ConstGauge::new(age),
-        );
-    }
+    describe_rows(&mut registry, &gauges.rows);
+    describe_keys(&mut registry, gauges);
     let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
     for (url, up) in &gauges.upstream_up {
         upstreams
@@ -91,6 +61,95 @@ fn passing(gauges: &Gauges) -> Registry {
     );
     describe_process(&mut registry, &Process::read());
     registry
+}
+
+fn describe_keys(registry: &mut Registry, gauges: &Gauges) {
+    registry.register(
+        "tollgate_keys_loaded",
+        "Keys in the current key set",
+        gauge(gauges.keys_loaded),
+    );
+    registry.register(
+        "tollgate_key_set_fetches_failed",
+        "Fetches of the key set that neither brought nor confirmed one",
+        ConstCounter::new(gauges.key_set_fetches_failed_total),
+    );
+    if let Some(version) = &gauges.key_set_version {
+        registry.register(
+            "tollgate_key_set",
+            "Version of the current key set",
+            Info::new([("version", version.clone())]),
+        );
+    }
+    if let Some(age) = gauges.key_set_age_seconds {
+        registry.register(
+            "tollgate_key_set_age_seconds",
+            "Since the source was asked for what it confirmed last",
+            ConstGauge::new(age),
+        );
+    }
+    if let Some(time) = gauges.key_set_confirmed_at {
+        registry.register(
+            "tollgate_key_set_confirmed_timestamp_seconds",
+            "When a fetch last brought or confirmed the current key set",
+            ConstGauge::new(
+                time.duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs_f64(),
+            ),
+        );
+    }
+}
+
+fn describe_rows(registry: &mut Registry, rows: &LedgerStats) {
+    registry.register(
+        "tollgate_rows_waiting",
+        "Usage rows that the sink has not acknowledged",
+        gauge(u64::try_from(rows.waiting).unwrap_or(u64::MAX)),
+    );
+    for (name, help, count) in [
+        (
+            "tollgate_rows_written",
+            "Usage rows that the sink acknowledged",
+            rows.written,
+        ),
+        (
+            "tollgate_rows_invalid",
+            "Usage rows that the sink refused for good; they are in the log alone",
+            rows.invalid,
+        ),
+        (
+            "tollgate_rows_lost",
+            "Usage rows that are in the log alone, because the queue was full",
+            rows.lost,
+        ),
+    ] {
+        registry.register(name, help, ConstCounter::new(count));
+    }
+    let attempts = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for (outcome, count) in [
+        ("whole", rows.attempts.whole),
+        ("partial", rows.attempts.partial),
+        ("failed", rows.attempts.failed),
+        ("refused", rows.attempts.refused),
+    ] {
+        attempts
+            .get_or_create(&[("outcome", outcome)])
+            .inc_by(count);
+    }
+    registry.register(
+        "tollgate_row_writes",
+        "Writes to the sink: all rows taken, some refused, failed for now, refused until somebody changes something",
+        attempts,
+    );
+    let last = rows.last_written;
+    if let Some(last) = last.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
+        registry.register(
+            "tollgate_rows_last_written_timestamp_seconds",
+            "When the sink last acknowledged a row, since the epoch",
+            ConstGauge::new(last.as_secs_f64()),
+        );
+    }
 }
 
 fn describe_process(registry: &mut Registry, process: &Process) {
@@ -166,8 +225,14 @@ mod tests {
     #[test]
     fn comments_and_samples_have_the_same_names() {
         let gauges = Gauges {
-            rows_waiting: 2,
+            rows: LedgerStats {
+                waiting: 2,
+                last_written: Some(UNIX_EPOCH),
+                ..LedgerStats::default()
+            },
             key_set_version: Some("v7".to_owned()),
+            key_set_confirmed_at: Some(UNIX_EPOCH + std::time::Duration::from_secs(7)),
+            key_set_fetches_failed_total: 3,
             upstream_up: vec![("http://h:1".to_owned(), true)],
             ..Gauges::default()
         };
@@ -176,6 +241,11 @@ mod tests {
             "# TYPE tollgate_rows_lost_total counter",
             "tollgate_rows_lost_total 0",
             "tollgate_rows_waiting 2",
+            "# TYPE tollgate_key_set_fetches_failed_total counter",
+            "tollgate_key_set_fetches_failed_total 3",
+            "tollgate_key_set_confirmed_timestamp_seconds 7.0",
+            r#"tollgate_row_writes_total{outcome="refused"} 0"#,
+            "tollgate_rows_last_written_timestamp_seconds 0.0",
             "# TYPE tollgate_key_set_info gauge",
             r#"tollgate_key_set_info{version="v7"} 1"#,
             r#"tollgate_upstream_up{upstream="http://h:1"} 1"#,

@@ -1,15 +1,21 @@
 //! The ledger on a real table: bursts, overflow, a table that refuses, deadlines, restarts.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection, Row};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
+use super::queue::{BATCH_ROWS, QUEUE_ROWS};
 use super::*;
+use crate::store::Store;
 use crate::usage::row::tests::{origin, record};
+
+pub(super) mod staged;
+mod stages;
 
 /// Makes the table refuse rows, as a full disk would.
 const REFUSE: &str =
@@ -69,11 +75,14 @@ impl Bench {
 }
 
 async fn open(path: &Path) -> Arc<Ledger> {
-    Arc::new(
-        Ledger::open_sink(&SinkKind::Local, path, origin())
-            .await
-            .unwrap(),
-    )
+    let store = Store::open(path).await.unwrap();
+    Arc::new(Ledger::with_sink(Sink::Local(store), origin()))
+}
+
+/// Rows written, and lost.
+fn counts(ledger: &Ledger) -> (u64, u64) {
+    let stats = ledger.stats();
+    (stats.written, stats.lost)
 }
 
 /// Looks again until it is so; the test fails after `limit`.
@@ -123,13 +132,7 @@ async fn ten_thousand_rows_from_many_threads_are_written_once_each() {
     assert_eq!(bench.ledger.drain(Duration::from_secs(30)).await, 0);
     running.await.unwrap();
     assert_eq!(bench.ids().await, (0..10_000).collect());
-    assert_eq!(
-        bench.ledger.stats(),
-        LedgerStats {
-            written: 10_000,
-            lost: 0
-        }
-    );
+    assert_eq!(counts(&bench.ledger), (10_000, 0));
 }
 
 #[tokio::test]
@@ -137,34 +140,22 @@ async fn a_full_queue_keeps_the_newest_rows_and_counts_the_others() {
     let bench = Bench::new().await;
     bench.settle(0..QUEUE_ROWS + 7);
     assert_eq!(bench.ledger.waiting(), QUEUE_ROWS);
-    assert_eq!(
-        bench.ledger.stats(),
-        LedgerStats {
-            written: 0,
-            lost: 7
-        }
-    );
+    assert_eq!(counts(&bench.ledger), (0, 7));
     assert_eq!(bench.ledger.drain(Duration::from_secs(30)).await, 0);
     assert_eq!(bench.ids().await, (7..QUEUE_ROWS + 7).collect());
-    assert_eq!(
-        bench.ledger.stats(),
-        LedgerStats {
-            written: QUEUE_ROWS as u64,
-            lost: 7
-        }
-    );
+    assert_eq!(counts(&bench.ledger), (QUEUE_ROWS as u64, 7));
 }
 
 #[tokio::test]
 async fn rows_in_flight_count_against_the_bound_and_are_kept() {
     let bench = Bench::new().await;
-    bench.execute(REFUSE).await;
     bench.settle(0..QUEUE_ROWS);
-    assert!(!bench.ledger.write_batch().await);
+    let batch = bench.ledger.take();
     bench.settle(QUEUE_ROWS..QUEUE_ROWS + 3);
     assert_eq!(bench.ledger.waiting(), QUEUE_ROWS);
     assert_eq!(bench.ledger.stats().lost, 3);
-    bench.execute(ACCEPT).await;
+    drop(batch);
+    assert_eq!(bench.ledger.waiting(), QUEUE_ROWS);
     assert_eq!(bench.ledger.drain(Duration::from_secs(30)).await, 0);
     let lost: HashSet<usize> = &(0..QUEUE_ROWS + 3).collect() - &bench.ids().await;
     assert_eq!(lost, (BATCH_ROWS..BATCH_ROWS + 3).collect());
@@ -173,7 +164,7 @@ async fn rows_in_flight_count_against_the_bound_and_are_kept() {
 #[test]
 fn faults_are_told_once_in_a_while() {
     let mut queue = Queue::default();
-    assert!(queue.fail() && !queue.fail());
+    assert!(queue.fail(String::new(), false) && !queue.fail(String::new(), false));
     let told: Vec<u64> = (0..QUEUE_ROWS + 100)
         .filter_map(|_| queue.push(String::new()).tell_lost)
         .collect();
@@ -187,7 +178,7 @@ async fn a_table_that_refuses_for_a_while_loses_nothing() {
     let running = bench.start();
     bench.settle(0..700);
     until(Duration::from_secs(5), "a failed write", || {
-        bench.ledger.lock().failing
+        bench.ledger.stats().failing.is_some()
     })
     .await;
     bench.settle(700..1300);
@@ -199,13 +190,7 @@ async fn a_table_that_refuses_for_a_while_loses_nothing() {
     })
     .await;
     assert_eq!(bench.ids().await, (0..1300).collect());
-    assert_eq!(
-        bench.ledger.stats(),
-        LedgerStats {
-            written: 1300,
-            lost: 0
-        }
-    );
+    assert_eq!(counts(&bench.ledger), (1300, 0));
     bench.ledger.drain(Duration::from_secs(1)).await;
     running.await.unwrap();
 }
@@ -229,13 +214,7 @@ async fn a_drain_ends_by_its_deadline_and_what_it_left_is_not_gone() {
     sqlx::query("COMMIT").execute(&mut other).await.unwrap();
     assert_eq!(bench.ledger.drain(Duration::from_secs(10)).await, 0);
     assert_eq!(bench.ids().await, (0..600).collect());
-    assert_eq!(
-        bench.ledger.stats(),
-        LedgerStats {
-            written: 600,
-            lost: 0
-        }
-    );
+    assert_eq!(counts(&bench.ledger), (600, 0));
 }
 
 #[tokio::test]
@@ -247,7 +226,7 @@ async fn a_drain_ends_the_run_in_each_of_its_waits() {
         bench.settle(0..settled);
         if settled > 0 {
             until(Duration::from_secs(5), "a failed write", || {
-                bench.ledger.lock().failing
+                bench.ledger.stats().failing.is_some()
             })
             .await;
         }
@@ -280,19 +259,8 @@ async fn a_drained_ledger_opens_again_and_knows_its_rows() {
 
 #[tokio::test]
 async fn without_a_table_the_log_line_is_the_write() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join(crate::store::FILE_NAME);
-    for kind in [SinkKind::Stdout, SinkKind::None] {
-        let ledger = Ledger::open_sink(&kind, &path, origin()).await.unwrap();
-        ledger.settle(&record("1"));
-        assert_eq!(
-            ledger.stats(),
-            LedgerStats {
-                written: 1,
-                lost: 0
-            }
-        );
-        assert_eq!(ledger.drain(Duration::from_secs(1)).await, 0);
-    }
-    assert!(!path.exists());
+    let ledger = Ledger::with_sink(Sink::LogOnly, origin());
+    ledger.settle(&record("1"));
+    assert_eq!(counts(&ledger), (1, 0));
+    assert_eq!(ledger.drain(Duration::from_secs(1)).await, 0);
 }

@@ -204,3 +204,62 @@ async fn the_ring_knows_its_own_keys_and_lists_none() {
     assert!(shown.contains(&hash.key_id()));
     assert!(!shown.contains(OLD_KEY) && !shown.contains(&hash.to_hex()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_version_lower_than_the_loaded_one_is_ignored_and_confirms_nothing() {
+    let (ring, script) = empty_ring(2 * REFRESH);
+    script.answer_version(7, NEW_SET);
+    ring.load().await.unwrap();
+    assert_eq!(ring.status().version.as_deref(), Some("7"));
+    script.answer_version(6, OLD_SET);
+    let reload = ring.reload().await.unwrap();
+    assert_eq!(
+        (reload.version.as_str(), reload.added, reload.removed),
+        ("7", 0, 0)
+    );
+    advance(REFRESH).await;
+    check(&ring, NEW_KEY, Ok("new"), Duration::ZERO).await;
+    check(&ring, OLD_KEY, UNKNOWN, Duration::ZERO).await;
+    let status = ring.status();
+    assert!(status.age >= Some(REFRESH), "{status:?}");
+    let failure = status.failure.unwrap();
+    assert!(failure.contains('6') && failure.contains('7'), "{failure}");
+    assert!(status.fetches_failed >= 2);
+    // It may be a new secret of the same name: then no key may work for ever.
+    advance(2 * REFRESH).await;
+    check(&ring, NEW_KEY, Err(Code::NotReady), Duration::ZERO).await;
+    script.answer_version(8, OLD_SET);
+    let reload = ring.reload().await.unwrap();
+    assert_eq!(
+        (reload.version.as_str(), reload.added, reload.removed),
+        ("8", 1, 1)
+    );
+    assert_eq!(ring.status().failure, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_version_again_confirms_the_set_unread() {
+    let (ring, script) = empty_ring(MAX_STALE);
+    script.answer_version(1, OLD_SET);
+    ring.load().await.unwrap();
+    advance(REFRESH).await;
+    // A version never changes, so nothing is made of what stands there now.
+    script.answer_version(1, "[]");
+    check(&ring, OLD_KEY, Ok("old"), Duration::ZERO).await;
+    let status = ring.status();
+    assert_eq!(status.age, Some(Duration::ZERO));
+    assert_eq!((status.failure, status.fetches_failed), (None, 0));
+    // The same content under a new number is a new version, and changes no key.
+    script.answer_version(2, OLD_SET);
+    let reload = ring.reload().await.unwrap();
+    assert_eq!(
+        (reload.version.as_str(), reload.added, reload.removed),
+        ("2", 0, 0)
+    );
+    // What is no key set leaves the last good one; its version is named.
+    script.answer_version(3, "[]");
+    assert_eq!(ring.reload().await.unwrap_err().code(), Code::ReloadFailed);
+    check(&ring, OLD_KEY, Ok("old"), Duration::ZERO).await;
+    let failure = ring.status().failure.unwrap();
+    assert!(failure.contains("version 3"), "{failure}");
+}

@@ -26,6 +26,8 @@ use orders::Orders;
 use secret::State;
 use vault::Vault;
 
+use super::metadata::Metadata;
+
 /// Google answers with a project's number where a caller named its id.
 pub const PROJECT_NUMBER: &str = "123456789012";
 /// How long `wait_for` waits.
@@ -167,7 +169,13 @@ impl SecretManager {
     /// From now on a call needs one of these bearer tokens.
     pub fn require_tokens(&self, tokens: &[&str]) {
         let tokens: HashSet<String> = tokens.iter().map(|token| (*token).to_owned()).collect();
-        self.orders().tokens = Some(tokens);
+        self.orders().takes = Some(Box::new(move |token| tokens.contains(token)));
+    }
+
+    /// From now on a call needs an access token that a metadata server gave out.
+    pub fn require_tokens_of(&self, metadata: &Metadata) {
+        let tokens = metadata.tokens();
+        self.orders().takes = Some(Box::new(move |token| tokens.is_access(token)));
     }
 
     /// Every call so far, in the order in which they came.

@@ -9,6 +9,7 @@ mod ask;
 mod behaviour;
 mod chat;
 mod engine;
+mod front;
 mod journal;
 mod plan;
 mod play;
@@ -24,6 +25,7 @@ mod tasks;
 mod tokens;
 
 pub use behaviour::{Answer, Behaviour, Fault};
+pub use front::IdTokens;
 pub use journal::{Call, End};
 pub use refusal::Dialect;
 pub use sse::Framing;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use tokio::net::TcpSocket;
 
 use ask::Limits;
+use front::Front;
 use journal::Journal;
 use replay::Replay;
 use serve::Running;
@@ -58,6 +61,9 @@ pub struct Settings {
     pub replay: Option<PathBuf>,
     /// The key that every path under `/v1` asks for.
     pub api_key: Option<String>,
+    /// The ID tokens that Cloud Run's front end asks for before anything else, for the server's
+    /// own address.
+    pub id_tokens: Option<IdTokens>,
     /// Whether embeddings, rerank, score and audio are served (a generating vLLM has none of them).
     pub pooling: bool,
     /// Refuses prompt and output that are over the context together, as older vLLMs do.
@@ -77,6 +83,7 @@ impl Default for Settings {
             dialect: Dialect::Python,
             replay: None,
             api_key: None,
+            id_tokens: None,
             pooling: false,
             refuses_overflow: false,
             behaviour: Behaviour::default(),
@@ -101,6 +108,7 @@ struct Shared {
     limits: Limits,
     pooling: bool,
     api_key: Option<String>,
+    front: Option<Front>,
     replay: Option<Replay>,
     idle: Duration,
     journal: Journal,
@@ -158,6 +166,10 @@ impl ModelServer {
             limits,
             pooling: settings.pooling,
             api_key: settings.api_key,
+            front: settings.id_tokens.map(|tokens| Front {
+                tokens,
+                audience: format!("http://{addr}"),
+            }),
             replay: settings.replay.as_deref().map(Replay::load),
             idle: settings.idle,
             journal: Journal::new(),

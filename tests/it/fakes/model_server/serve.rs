@@ -223,6 +223,9 @@ impl Shared {
 
     /// The answer to a call, and the behaviour with what its prompt directs.
     fn plan(&self, call: &Call, behaviour: Behaviour) -> (Plan, Behaviour) {
+        if let Some(refusal) = self.front.as_ref().and_then(|front| front.refuse(call)) {
+            return (refusal, Behaviour::default());
+        }
         if let (Some(name), Some(replay)) = (&behaviour.recording, &self.replay) {
             let missing = || Plan::bytes(500, "text/plain", format!("no recording {name}"));
             return (replay.named(name).unwrap_or_else(missing), behaviour);

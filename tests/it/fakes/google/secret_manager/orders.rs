@@ -1,6 +1,5 @@
 //! What tests have ordered for the calls to come.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Kind, Refusal};
@@ -26,13 +25,16 @@ pub enum Order {
     After(fn(&str) -> String),
 }
 
+/// Whether a token is taken.
+pub type Takes = Box<dyn Fn(&str) -> bool + Send>;
+
 #[derive(Default)]
 pub struct Orders {
     /// Each for one call, in their turn.
     pub next: Vec<(Kind, Order)>,
     pub always: Vec<(Kind, Order)>,
     /// The tokens that are taken; `None`: any, or none at all.
-    pub tokens: Option<HashSet<String>>,
+    pub takes: Option<Takes>,
 }
 
 impl Orders {
@@ -47,10 +49,10 @@ impl Orders {
 
     /// Whether a caller with this token is let in.
     pub fn admits(&self, token: Option<&str>) -> Result<(), Refusal> {
-        let Some(tokens) = &self.tokens else {
+        let Some(takes) = &self.takes else {
             return Ok(());
         };
-        if token.is_some_and(|token| tokens.contains(token)) {
+        if token.is_some_and(takes) {
             return Ok(());
         }
         Err(Refusal::new(

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Deploys one part. Settings: scripts/settings.sh. What it makes is described in docs/deploy.md.
+#
+#   scripts/deploy.sh vllm         the private GPU service, and the gateway's right to call it
+#   scripts/deploy.sh build        tests, image, gateway and smoke test, by Cloud Build
+#   scripts/deploy.sh gateway      the gateway alone, from an image:  IMAGE=...
+#   scripts/deploy.sh colocated    gateway and vLLM in one instance:  IMAGE=...
+#
+# CHECK_ONLY=1 asks Google to check a service without deploying it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# replace FILE: deploys what a file describes. Whatever the file does not say is reset.
+replace() {
+    local rendered status=0
+    rendered=$(mktemp)
+    scripts/render.sh "$1" >"$rendered" || status=$?
+    if [[ $status -eq 0 ]]; then
+        run gcloud run services replace "$rendered" --region "$REGION" ${CHECK_ONLY:+--dry-run} || status=$?
+    fi
+    rm -f "$rendered"
+    return "$status"
+}
+
+need_image() {
+    if [[ -z ${IMAGE:-} ]]; then
+        echo "deploy.sh: which image? Set IMAGE; 'scripts/deploy.sh build' makes one in $REPOSITORY" >&2
+        exit 64
+    fi
+    export IMAGE
+}
+
+deploy_vllm() {
+    replace service-vllm.yaml
+    [[ -n ${CHECK_ONLY:-} ]] && return
+    run gcloud run services add-iam-policy-binding tollgate-vllm --region "$REGION" --format none \
+        --member "serviceAccount:$GATEWAY_ACCOUNT" --role roles/run.invoker
+}
+
+deploy_gateway() {
+    need_image
+    VLLM_URL=${VLLM_URL:-$(url_of tollgate-vllm)}
+    if [[ -z $VLLM_URL ]]; then
+        echo "deploy.sh: there is no service tollgate-vllm in $REGION; deploy it first, or set VLLM_URL" >&2
+        exit 1
+    fi
+    export VLLM_URL
+    replace service.yaml
+    echo "gateway: $(url_of tollgate)"
+}
+
+deploy_colocated() {
+    need_image
+    replace service-colocated.yaml
+    echo "gateway: $(url_of tollgate-colocated)"
+    echo "callers: gcloud run services proxy tollgate-colocated --region $REGION --port 8000"
+}
+
+build() {
+    run gcloud builds submit --config cloudbuild.yaml --region "$REGION" \
+        --gcs-source-staging-dir "gs://$BUILD_BUCKET/source" \
+        --substitutions "_REGION=$REGION" .
+}
+
+usage() {
+    sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+}
+
+case ${1:-} in
+    vllm | gateway | colocated | build) ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        usage >&2
+        exit 64
+        ;;
+esac
+# shellcheck source=scripts/settings.sh
+source scripts/settings.sh
+case $1 in
+    vllm) deploy_vllm ;;
+    gateway) deploy_gateway ;;
+    colocated) deploy_colocated ;;
+    build) build ;;
+esac

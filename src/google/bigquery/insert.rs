@@ -1,0 +1,169 @@
+//! Rows into the table, by BigQuery's streaming insert. What became of each row is said one by one:
+//! an answer of 200 may hold refusals.
+
+use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::model::error_proto::ErrorProto;
+use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequest;
+use gcp_bigquery_client::model::table_data_insert_all_request_rows::TableDataInsertAllRequestRows;
+use gcp_bigquery_client::model::table_data_insert_all_response_insert_errors::TableDataInsertAllResponseInsertErrors as RowErrors;
+use serde_json::Value;
+
+use super::{Refusal, Table};
+use crate::google::Fault;
+
+/// What became of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted,
+    /// Will never be accepted, and why.
+    Invalid(String),
+    /// Not written, for a reason that passes or lies in another row of the request.
+    Again(String),
+}
+
+impl Table {
+    /// Sends rows, each the text of a JSON object, in one request of at most 10 MB. Row by row the
+    /// answer says what became of them. A row that is sent again has the same insert id, by which
+    /// BigQuery knows it again for about a minute.
+    ///
+    /// # Errors
+    /// When the request as a whole failed: no row is known to be written, none is known not to be.
+    pub async fn insert(&self, rows: &[String]) -> Result<Vec<Verdict>, Fault> {
+        let session = self.session().await?;
+        let request = self.request(rows).map_err(|cause| {
+            Fault::permanent(format!("rows cannot be sent to BigQuery: {cause}"))
+        })?;
+        let answer = session
+            .bigquery
+            .tabledata()
+            .insert_all(session.project, session.dataset, session.table, request)
+            .await;
+        match answer {
+            Ok(answer) => Ok(self.verdicts(rows.len(), &answer.insert_errors.unwrap_or_default())),
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                if refusal.is_missing() {
+                    self.look_again();
+                }
+                Err(self.fault("cannot write to", &refusal))
+            }
+        }
+    }
+
+    /// The crate takes values, so that each row is parsed once more for each request. Columns that
+    /// the table lacks and that may not be added stay out.
+    fn request(&self, rows: &[String]) -> Result<TableDataInsertAllRequest, BQError> {
+        let absent = self.known().absent.clone();
+        let mut values = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut json: Value = serde_json::from_str(row)?;
+            if let Value::Object(columns) = &mut json {
+                columns.retain(|name, _| !absent.contains(name));
+            }
+            let insert_id = json[self.spec.insert_id].as_str().map(str::to_owned);
+            values.push(TableDataInsertAllRequestRows { insert_id, json });
+        }
+        let mut request = TableDataInsertAllRequest::new();
+        request.add_rows(values)?;
+        Ok(request)
+    }
+
+    /// If one row was refused, none was written: BigQuery names the innocent ones `stopped`. One that
+    /// it does not name at all may be in the table or not, and is sent again.
+    fn verdicts(&self, rows: usize, errors: &[RowErrors]) -> Vec<Verdict> {
+        if errors.is_empty() {
+            self.known().doubt_since = None;
+            return vec![Verdict::Accepted; rows];
+        }
+        let mut verdicts = vec![Verdict::Again("stopped".to_owned()); rows];
+        let mut unknown_column = false;
+        for error in errors {
+            let index = error.index.and_then(|index| usize::try_from(index).ok());
+            let Some(verdict) = index.and_then(|index| verdicts.get_mut(index)) else {
+                continue;
+            };
+            *verdict = judge(error.errors.as_deref().unwrap_or_default());
+            if let Verdict::Invalid(text) = &verdict
+                && text.contains("no such field")
+            {
+                unknown_column = true;
+                if self.is_in_doubt() {
+                    *verdict = Verdict::Again(text.clone());
+                }
+            }
+        }
+        if unknown_column {
+            self.look_again();
+        }
+        verdicts
+    }
+}
+
+/// Only a row that is named `invalid` is.
+fn judge(errors: &[ErrorProto]) -> Verdict {
+    let texts = |only: Option<&str>| {
+        let texts: Vec<String> = errors
+            .iter()
+            .filter(|error| only.is_none() || error.reason.as_deref() == only)
+            .map(describe)
+            .collect();
+        texts.join("; ")
+    };
+    let invalid = texts(Some("invalid"));
+    if invalid.is_empty() {
+        Verdict::Again(texts(None))
+    } else {
+        Verdict::Invalid(invalid)
+    }
+}
+
+fn describe(error: &ErrorProto) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    let (reason, message, location) = (
+        part(&error.reason),
+        part(&error.message),
+        part(&error.location),
+    );
+    let mut text = reason;
+    for (before, part) in [(": ", message), (" at ", location)] {
+        if !part.is_empty() {
+            text += before;
+            text += &part;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(reason: &str, message: &str) -> ErrorProto {
+        ErrorProto {
+            reason: Some(reason.to_owned()),
+            message: (!message.is_empty()).then(|| message.to_owned()),
+            location: None,
+            debug_info: None,
+        }
+    }
+
+    #[test]
+    fn only_invalid_is_final() {
+        for reason in [
+            "stopped",
+            "timeout",
+            "backendError",
+            "internalError",
+            "rateLimitExceeded",
+        ] {
+            let verdict = judge(&[error(reason, "")]);
+            assert_eq!(verdict, Verdict::Again(reason.to_owned()));
+        }
+        let both = [error("stopped", ""), error("invalid", "no number")];
+        assert_eq!(
+            judge(&both),
+            Verdict::Invalid("invalid: no number".to_owned())
+        );
+        assert_eq!(judge(&[]), Verdict::Again(String::new()));
+    }
+}

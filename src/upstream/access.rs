@@ -1,0 +1,119 @@
+//! What a private model server is shown, beside the key of the model server itself: an ID token of
+//! the gateway's service account, in the header that Cloud Run checks and takes away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
+use tokio::time::timeout;
+
+use crate::config::UpstreamAuth;
+use crate::error::{Code, Error};
+use crate::google::{Fault, Google, IdToken, TokenSource};
+
+/// Cloud Run checks this one before `Authorization`, which so stays free for the model server's key.
+const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
+/// The search for a metadata server, with the turn of those who came before.
+const SEARCH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How to get in to one target.
+pub(super) struct Access {
+    google: Arc<Google>,
+    token: IdToken,
+    /// Without Google Cloud around there is no token, and none is needed.
+    only_on_google: bool,
+}
+
+impl Access {
+    /// `None` for a target that is open to all.
+    pub(super) fn new(
+        auth: UpstreamAuth,
+        base: &Url,
+        google: &Arc<Google>,
+        on_cloud_run: bool,
+    ) -> Option<Self> {
+        let is_here = on_cloud_run || google.config().metadata_host.is_some();
+        let (source, only_on_google) = match auth {
+            UpstreamAuth::None => return None,
+            UpstreamAuth::Auto if !is_cloud_run(base) => return None,
+            UpstreamAuth::Auto => (TokenSource::Metadata, !is_here),
+            UpstreamAuth::IdToken if is_here => (TokenSource::Metadata, false),
+            UpstreamAuth::IdToken => (TokenSource::Default, false),
+        };
+        Some(Self {
+            google: Arc::clone(google),
+            token: IdToken::new(
+                Arc::clone(google),
+                source,
+                base.origin().ascii_serialization(),
+            ),
+            only_on_google,
+        })
+    }
+
+    /// What to send; `None` where nothing is.
+    pub(super) async fn header(&self) -> Result<Option<HeaderValue>, Fault> {
+        if self.only_on_google {
+            let search = timeout(SEARCH_LIMIT, self.google.metadata().is_there());
+            if !search.await.unwrap_or(false) {
+                return Ok(None);
+            }
+        }
+        self.token.header().await.map(Some)
+    }
+
+    /// The target's front end turned a call away that was sent with `shown`. Tells what to do about
+    /// it, for the log.
+    pub(super) fn note_denial(&self, status: u16, shown: Option<&HeaderValue>) -> String {
+        let audience = self.token.audience();
+        let Some(shown) = shown else {
+            return format!(
+                "no ID token was sent to {audience}, for this is not Google Cloud; set UPSTREAM_AUTH=id_token if the service is private"
+            );
+        };
+        if status == 401 {
+            self.token.give_up(shown);
+        }
+        let account = self.token.account();
+        let account = account
+            .as_deref()
+            .unwrap_or("the gateway's service account");
+        format!(
+            "if this was Cloud Run: grant {account} roles/run.invoker on the service, and see that {audience} is its URL or one of its custom audiences"
+        )
+    }
+
+    pub(super) fn audience(&self) -> &str {
+        self.token.audience()
+    }
+
+    /// Whose tokens these are.
+    pub(super) fn account(&self) -> String {
+        let named = self.token.account();
+        named.unwrap_or_else(|| "the gateway's service account".to_owned())
+    }
+
+    pub(super) async fn close(&self) {
+        self.token.close().await;
+    }
+}
+
+/// The address of a Cloud Run service, which scales to zero and may be private.
+pub(super) fn is_cloud_run(base: &Url) -> bool {
+    let host = base.host_str().unwrap_or_default();
+    base.scheme() == "https" && host.ends_with(".run.app")
+}
+
+/// Puts the token where Cloud Run looks for it.
+pub(super) fn show(headers: &mut HeaderMap, token: Option<&HeaderValue>) {
+    if let Some(token) = token {
+        headers.insert(SERVERLESS, token.clone());
+    }
+}
+
+/// What the client is told when there is no token. The caller's own credentials are good.
+pub(super) fn no_token(fault: Fault) -> Error {
+    let text = "the gateway cannot prove to the model server who it is; this is for its operator to mend, not for the caller";
+    Error::new(Code::UpstreamError, text).because(fault)
+}

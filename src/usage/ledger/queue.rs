@@ -1,0 +1,281 @@
+//! Rows in their order, what became of the others, and when the next ones are due. Knows no sink.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+/// Rows in memory at most, those on their way to the sink included.
+pub(super) const QUEUE_ROWS: usize = 10_000;
+/// Rows in one write at most.
+pub(super) const BATCH_ROWS: usize = 500;
+/// Bytes of rows in one write at most, unless one row alone has more: BigQuery takes ten million.
+const BATCH_BYTES: usize = 8_000_000;
+/// How long the first row of a batch waits for others.
+pub(super) const GATHER: Duration = Duration::from_millis(200);
+/// Pause after a failed write; doubled from one to the next.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The same where somebody must change something first.
+const PAUSE_MAX_PERMANENT: Duration = Duration::from_mins(1);
+/// The same while the process ends.
+const PAUSE_MAX_DRAINING: Duration = Duration::from_secs(1);
+/// Faults of one kind are told once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What became of the rows so far: settled = written + invalid + lost + waiting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerStats {
+    /// Not yet acknowledged by the sink.
+    pub waiting: usize,
+    /// Acknowledged by the sink.
+    pub written: u64,
+    /// Refused by the sink for good; in the log alone.
+    pub invalid: u64,
+    /// In the log alone, because the queue was full.
+    pub lost: u64,
+    pub attempts: Attempts,
+    /// When the sink last acknowledged a row.
+    pub last_written: Option<SystemTime>,
+    /// Why rows wait, or what else is wrong with the sink.
+    pub failing: Option<String>,
+}
+
+/// Writes so far, by how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// All rows acknowledged.
+    pub whole: u64,
+    /// Some rows refused.
+    pub partial: u64,
+    /// Failed, and may succeed by itself.
+    pub failed: u64,
+    /// Refused until somebody changes something.
+    pub refused: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    rows: VecDeque<String>,
+    in_flight: usize,
+    /// When the oldest row in `rows` came.
+    since: Option<Instant>,
+    stats: LedgerStats,
+    pause: Duration,
+    resume_at: Option<Instant>,
+    /// The sink would better have no rows before.
+    held_until: Option<Instant>,
+    /// The last failure was to make the sink ready.
+    unprepared: bool,
+    failing: Option<String>,
+    /// It will fail until somebody changes something.
+    refused: bool,
+    note: Option<String>,
+    draining: bool,
+    told_lost: Option<Instant>,
+    told_failing: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pushed {
+    pub first: bool,
+    pub full: bool,
+    /// Lost so far, if it is time to say so.
+    pub tell_lost: Option<u64>,
+}
+
+/// What to do about the next batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Take,
+    WaitUntil(Instant),
+    WaitForRows,
+}
+
+impl Queue {
+    pub(super) fn waiting(&self) -> usize {
+        self.rows.len() + self.in_flight
+    }
+
+    pub(super) fn stats(&self) -> LedgerStats {
+        LedgerStats {
+            waiting: self.waiting(),
+            failing: self.failing.clone().or_else(|| self.note.clone()),
+            ..self.stats.clone()
+        }
+    }
+
+    /// Adds a row; the oldest one goes if there is no room.
+    pub(super) fn push(&mut self, row: String) -> Pushed {
+        let mut tell_lost = None;
+        if self.waiting() >= QUEUE_ROWS {
+            tell_lost = self.lose_oldest();
+        }
+        self.since.get_or_insert_with(Instant::now);
+        self.rows.push_back(row);
+        Pushed {
+            first: self.rows.len() == 1,
+            full: self.rows.len() == BATCH_ROWS,
+            tell_lost,
+        }
+    }
+
+    fn lose_oldest(&mut self) -> Option<u64> {
+        // If all rows are in flight there is none to lose, and one more than the bound.
+        self.rows.pop_front()?;
+        self.stats.lost += 1;
+        is_due(&mut self.told_lost).then_some(self.stats.lost)
+    }
+
+    /// A row that needs no sink is out.
+    pub(super) fn write_unqueued(&mut self) {
+        self.stats.written += 1;
+    }
+
+    /// A row that could not be made.
+    pub(super) fn lose_unqueued(&mut self) {
+        self.stats.lost += 1;
+    }
+
+    pub(super) fn next(&self) -> Next {
+        let Some(since) = self.since else {
+            return Next::WaitForRows;
+        };
+        let mut due = since + GATHER;
+        if self.rows.len() >= BATCH_ROWS {
+            due = since;
+        }
+        let due = self.resume_at.map_or(due, |at| at.max(due));
+        if due <= Instant::now() {
+            Next::Take
+        } else {
+            Next::WaitUntil(due)
+        }
+    }
+
+    /// The oldest rows, as many as one write takes.
+    pub(super) fn take(&mut self) -> Vec<String> {
+        let mut bytes = 0;
+        let fitting = self.rows.iter().take(BATCH_ROWS).take_while(|row| {
+            bytes += row.len();
+            bytes <= BATCH_BYTES
+        });
+        let count = fitting.count().max(1).min(self.rows.len());
+        let batch: Vec<String> = self.rows.drain(..count).collect();
+        self.in_flight += batch.len();
+        if self.rows.is_empty() {
+            self.since = None;
+        }
+        batch
+    }
+
+    /// Rows that were taken and not written are the oldest again.
+    pub(super) fn give_back(&mut self, batch: Vec<String>) {
+        self.in_flight -= batch.len();
+        if !batch.is_empty() {
+            // They have waited already.
+            let now = Instant::now();
+            self.since = Some(now.checked_sub(GATHER).unwrap_or(now));
+        }
+        for row in batch.into_iter().rev() {
+            self.rows.push_front(row);
+        }
+    }
+
+    /// Rows that were taken and reached the sink, or that it refused for good.
+    pub(super) fn settle(&mut self, written: usize, invalid: usize) {
+        self.in_flight -= written + invalid;
+        self.stats.written += written as u64;
+        self.stats.invalid += invalid as u64;
+        if written > 0 {
+            self.stats.last_written = Some(SystemTime::now());
+        }
+    }
+
+    /// A write ended well for all rows, or for all but some; true if the one before had failed.
+    pub(super) fn succeed(&mut self, whole: bool) -> bool {
+        if whole {
+            self.stats.attempts.whole += 1;
+        } else {
+            self.stats.attempts.partial += 1;
+        }
+        self.pause = Duration::ZERO;
+        self.resume_at = None;
+        self.recover()
+    }
+
+    fn recover(&mut self) -> bool {
+        self.told_failing = None;
+        self.refused = false;
+        self.failing.take().is_some()
+    }
+
+    /// The sink may have rows, or would better have none for so long. True if it was not ready before.
+    pub(super) fn prepared(&mut self, wait: Option<Duration>, note: Option<String>) -> bool {
+        let recovered = std::mem::take(&mut self.unprepared) && self.recover();
+        if recovered {
+            self.pause = Duration::ZERO;
+        }
+        self.note = note;
+        self.held_until = wait.map(|wait| Instant::now() + wait);
+        if let Some(until) = self.held_until
+            && !self.draining
+        {
+            self.resume_at = Some(until);
+        }
+        recovered
+    }
+
+    /// The sink cannot be made ready; [`Queue::fail`] follows.
+    pub(super) fn unprepared(&mut self) {
+        self.unprepared = true;
+    }
+
+    /// Notes a failed write and pauses; true if it is time to say so.
+    pub(super) fn fail(&mut self, text: String, permanent: bool) -> bool {
+        if permanent {
+            self.stats.attempts.refused += 1;
+        } else {
+            self.stats.attempts.failed += 1;
+        }
+        self.failing = Some(text);
+        self.refused = permanent;
+        let now = Instant::now();
+        // Writes that fail side by side are one failure.
+        if self.resume_at.is_none_or(|at| at <= now) {
+            let longest = match (self.draining, permanent) {
+                (true, _) => PAUSE_MAX_DRAINING,
+                (false, true) => PAUSE_MAX_PERMANENT,
+                (false, false) => PAUSE_MAX,
+            };
+            self.pause = (self.pause * 2).clamp(PAUSE_MIN, longest);
+            self.resume_at = Some(now + self.pause);
+        }
+        is_due(&mut self.told_failing)
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
+    /// The process ends: pauses so far are over and the next are short. True if rows would better
+    /// have waited.
+    pub(super) fn hurry(&mut self) -> bool {
+        self.draining = true;
+        self.pause = Duration::ZERO;
+        self.resume_at = None;
+        self.held_until.is_some_and(|until| until > Instant::now())
+    }
+}
+
+fn is_due(told: &mut Option<Instant>) -> bool {
+    let due = told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+    if due {
+        *told = Some(Instant::now());
+    }
+    due
+}
