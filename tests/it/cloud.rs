@@ -78,7 +78,10 @@ impl Cloud {
         let output = run.await.expect("a thread").expect("tollgate keys runs");
         let notes = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {notes}");
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+        String::from_utf8(output.stdout)
+            .expect("text")
+            .trim()
+            .to_owned()
     }
 
     fn administrator(&self, folder: &TempDir) -> Command {
@@ -141,7 +144,8 @@ async fn a_key_lives_and_dies_on_three_instances_and_every_token_is_in_the_table
         let engine = (call.prompt_tokens, call.completion_tokens);
         assert_eq!(counts, (&json!(engine.0), &json!(engine.1)), "{row}");
         assert_eq!(row["key_name"], "dev");
-        let labels = json!([{"key": "team", "value": "ml-platform"}, {"key": "squad", "value": "search"}]);
+        let labels =
+            json!([{"key": "team", "value": "ml-platform"}, {"key": "squad", "value": "search"}]);
         assert_eq!(row["labels"], labels);
     }
 
@@ -155,5 +159,9 @@ async fn a_key_lives_and_dies_on_three_instances_and_every_token_is_in_the_table
         assert!(gate.stop().await.success());
     }
     assert_eq!(cloud.table().len(), ids.len(), "refusals leave no row");
-    println!("{} calls on three instances, {} rows", ids.len(), table.len());
+    println!(
+        "{} calls on three instances, {} rows",
+        ids.len(),
+        table.len()
+    );
 }
