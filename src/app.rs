@@ -120,7 +120,7 @@ impl App {
         let ledger = gateway.ledger.clone();
         let writing = CancellationToken::new();
         let written = writing.clone();
-        tasks.spawn(async move { written.run_until_cancelled(ledger.run()).await });
+        tasks.spawn(async move { written.run_until_cancelled(Box::pin(ledger.run())).await });
         shutdown.await;
         drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();

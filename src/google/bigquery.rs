@@ -149,15 +149,14 @@ impl Table {
     /// A token that is good now; an emulator without a metadata server gets a word that is none.
     async fn token(&self) -> Result<String, Fault> {
         let known = self.credentials().clone();
-        let credentials = match known {
-            Some(credentials) => credentials,
-            None => {
-                let host = self.google.config().bigquery_endpoint.as_deref();
-                let Some(credentials) = self.google.access_tokens(host)? else {
-                    return Ok("none".to_owned());
-                };
-                self.credentials().insert(credentials).clone()
-            }
+        let credentials = if let Some(credentials) = known {
+            credentials
+        } else {
+            let host = self.google.config().bigquery_endpoint.as_deref();
+            let Some(credentials) = self.google.access_tokens(host)? else {
+                return Ok("none".to_owned());
+            };
+            self.credentials().insert(credentials).clone()
         };
         let token = tokio::time::timeout(TOKEN_LIMIT, credentials.access_token()).await;
         match token {

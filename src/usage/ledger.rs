@@ -16,7 +16,7 @@ use self::sink::Sink;
 use super::UsageRecord;
 use super::row::Origin;
 use crate::config::Config;
-use crate::google::{Fault, Google, Verdict};
+use crate::google::{Fault, Google, Prepared, Verdict};
 use crate::telemetry;
 
 pub use self::queue::{Attempts, LedgerStats};
@@ -134,7 +134,7 @@ impl Ledger {
             tracing::error!(
                 left,
                 cause = stats.failing,
-                "usage rows did not reach the sink in time: they are in the log alone"
+                "the sink did not acknowledge all usage rows in time: the log has them"
             );
         }
         left
@@ -172,8 +172,8 @@ impl Ledger {
         }
     }
 
-    /// Delivers batches until there are no rows, without asking the sink whether it is ready: if it
-    /// is not, it would not be in time.
+    /// Delivers batches until there are no rows or somebody must change something first. Does not ask
+    /// the sink whether it is ready: if it is not, it would not be in time.
     async fn flush(&self) {
         loop {
             let batch = self.take();
@@ -181,6 +181,10 @@ impl Ledger {
                 return;
             }
             self.deliver(batch).await;
+            let refused = { self.lock().is_refused() };
+            if refused {
+                return;
+            }
             self.pause().await;
         }
     }
@@ -188,7 +192,13 @@ impl Ledger {
     /// Makes the sink ready; false if writes must wait.
     async fn prepare(&self) -> bool {
         match self.sink.prepare().await {
-            Ok(prepared) => self.lock().prepared(prepared.wait, prepared.note),
+            Ok(Prepared { wait, note }) => {
+                let recovered = self.lock().prepared(wait, note);
+                if recovered {
+                    tracing::info!("the sink of usage rows is ready");
+                }
+                wait.is_none()
+            }
             Err(fault) => {
                 self.lock().unprepared();
                 self.note_failure(&fault);

@@ -24,13 +24,13 @@ use super::{Refusal, Session, Table};
 use crate::google::Fault;
 
 /// Rows wait until a table is this old.
-const SETTLE: Duration = Duration::from_secs(5 * 60);
+const SETTLE: Duration = Duration::from_mins(5);
 /// For so long an unknown column is one that inserts have not heard of yet.
-const DOUBT: Duration = Duration::from_secs(15 * 60);
+const DOUBT: Duration = Duration::from_mins(15);
 /// How often columns that may not be added are looked at again.
-const LOOK_OFTEN: Duration = Duration::from_secs(5 * 60);
+const LOOK_OFTEN: Duration = Duration::from_mins(5);
 /// How often a table that has all columns is.
-const LOOK_RARELY: Duration = Duration::from_secs(24 * 60 * 60);
+const LOOK_RARELY: Duration = Duration::from_hours(24);
 /// Others may change the table at the same time; each time it is read anew.
 const MOST_ROUNDS: usize = 5;
 
@@ -115,19 +115,19 @@ impl Table {
                 Ok(seen) => seen,
                 Err(refusal) if refusal.is_missing() => match self.create(&session).await {
                     Ok(()) => {
-                        self.remember(Duration::ZERO, Vec::new(), None);
+                        self.remember(Duration::ZERO, &[], None);
                         return Ok(());
                     }
                     // Another instance was faster.
                     Err(refusal) if refusal.status == 409 => continue,
-                    Err(refusal) if refusal.is_missing() => return Err(self.no_dataset(&session)),
+                    Err(refusal) if refusal.is_missing() => return Err(no_dataset(&session)),
                     Err(refusal) => return Err(self.fault("cannot create", &refusal)),
                 },
                 Err(refusal) => return Err(self.fault("cannot look at", &refusal)),
             };
             let missing = missing(&self.columns()?, &seen.fields);
             if missing.is_empty() {
-                self.remember(seen.age, missing, None);
+                self.remember(seen.age, &missing, None);
                 return Ok(());
             }
             let names = names(&missing);
@@ -137,7 +137,7 @@ impl Table {
                         columns = names.join(","),
                         "columns were added to the table of rows"
                     );
-                    self.remember(seen.age, Vec::new(), None);
+                    self.remember(seen.age, &[], None);
                     return Ok(());
                 }
                 // Changed in between: BigQuery takes no columns away, and neither may we.
@@ -153,7 +153,7 @@ impl Table {
                     );
                     self.remember(
                         seen.age,
-                        missing,
+                        &missing,
                         Some(format!("{} [{columns}]", fault.text)),
                     );
                     return Ok(());
@@ -164,7 +164,7 @@ impl Table {
         Err(Fault::transient("others keep changing the table of rows"))
     }
 
-    fn remember(&self, age: Duration, absent: Vec<Value>, note: Option<String>) {
+    fn remember(&self, age: Duration, absent: &[Value], note: Option<String>) {
         let now = Instant::now();
         let mut known = self.known();
         let look_in = if absent.is_empty() {
@@ -174,7 +174,7 @@ impl Table {
         };
         known.good_until = Some(now + look_in);
         known.settled_at = Some(now + SETTLE.saturating_sub(age));
-        known.absent = names(&absent);
+        known.absent = names(absent);
         known.note = note;
     }
 
@@ -257,13 +257,13 @@ impl Table {
         serde_json::from_str(self.spec.columns)
             .map_err(|cause| Fault::permanent(format!("the columns cannot be read: {cause}")))
     }
+}
 
-    pub(super) fn no_dataset(&self, session: &Session<'_>) -> Fault {
-        let (project, dataset) = (session.project, session.dataset);
-        Fault::permanent(format!(
-            "there is no dataset {dataset} in the project {project}; make it with: bq --location=LOCATION mk --dataset {project}:{dataset}"
-        ))
-    }
+pub(super) fn no_dataset(session: &Session<'_>) -> Fault {
+    let (project, dataset) = (session.project, session.dataset);
+    Fault::permanent(format!(
+        "there is no dataset {dataset} in the project {project}; make it with: bq --location=LOCATION mk --dataset {project}:{dataset}"
+    ))
 }
 
 /// Columns that are not in the table; BigQuery does not tell upper from lower case in names.

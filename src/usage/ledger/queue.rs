@@ -17,7 +17,7 @@ pub(super) const GATHER: Duration = Duration::from_millis(200);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The same where somebody must change something first.
-const PAUSE_MAX_PERMANENT: Duration = Duration::from_secs(60);
+const PAUSE_MAX_PERMANENT: Duration = Duration::from_mins(1);
 /// The same while the process ends.
 const PAUSE_MAX_DRAINING: Duration = Duration::from_secs(1);
 /// Faults of one kind are told once in this time.
@@ -68,6 +68,8 @@ pub(super) struct Queue {
     /// The last failure was to make the sink ready.
     unprepared: bool,
     failing: Option<String>,
+    /// It will fail until somebody changes something.
+    refused: bool,
     note: Option<String>,
     draining: bool,
     told_lost: Option<Instant>,
@@ -204,14 +206,15 @@ impl Queue {
 
     fn recover(&mut self) -> bool {
         self.told_failing = None;
+        self.refused = false;
         self.failing.take().is_some()
     }
 
-    /// The sink may have rows, or would better have none for so long. False in the latter case.
+    /// The sink may have rows, or would better have none for so long. True if it was not ready before.
     pub(super) fn prepared(&mut self, wait: Option<Duration>, note: Option<String>) -> bool {
-        if std::mem::take(&mut self.unprepared) {
+        let recovered = std::mem::take(&mut self.unprepared) && self.recover();
+        if recovered {
             self.pause = Duration::ZERO;
-            self.recover();
         }
         self.note = note;
         self.held_until = wait.map(|wait| Instant::now() + wait);
@@ -220,7 +223,7 @@ impl Queue {
         {
             self.resume_at = Some(until);
         }
-        wait.is_none()
+        recovered
     }
 
     /// The sink cannot be made ready; [`Queue::fail`] follows.
@@ -236,6 +239,7 @@ impl Queue {
             self.stats.attempts.failed += 1;
         }
         self.failing = Some(text);
+        self.refused = permanent;
         let now = Instant::now();
         // Writes that fail side by side are one failure.
         if self.resume_at.is_none_or(|at| at <= now) {
@@ -248,6 +252,10 @@ impl Queue {
             self.resume_at = Some(now + self.pause);
         }
         is_due(&mut self.told_failing)
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
     }
 
     pub(super) fn paused_until(&self) -> Option<Instant> {

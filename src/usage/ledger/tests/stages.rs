@@ -152,7 +152,7 @@ async fn rows_of_which_none_is_at_fault_are_sent_again_after_a_pause() {
 #[tokio::test(start_paused = true)]
 async fn rows_wait_for_a_new_table_and_the_process_does_not() {
     let wait = Prepared {
-        wait: Some(Duration::from_secs(300)),
+        wait: Some(Duration::from_mins(5)),
         note: Some("new".to_owned()),
     };
     for patient in [true, false] {
@@ -222,7 +222,7 @@ async fn a_sink_that_never_answers_costs_no_more_than_the_time_given() {
 #[tokio::test(start_paused = true)]
 async fn at_the_end_pauses_are_short() {
     let play = Play::of([]);
-    play.stage.always(Act::Deny);
+    play.stage.always(Act::Fail);
     let running = play.start();
     play.settle(0..1);
     sleep(Duration::from_secs(200)).await;
@@ -233,5 +233,20 @@ async fn at_the_end_pauses_are_short() {
     assert!(play.times().len() > before + 5);
     play.stage.always(Act::Take);
     assert_eq!(ending.await.unwrap(), 0);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_refuses_everything_is_not_asked_for_long() {
+    let play = Play::of([]);
+    play.stage.always(Act::Deny);
+    let running = play.start();
+    play.settle(0..3_000);
+    sleep(Duration::from_secs(1)).await;
+    let before = play.times().len();
+    let began = Instant::now();
+    assert_eq!(play.ledger.drain(Duration::from_secs(8)).await, 3_000);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(play.times().len(), before + 4, "each lane once");
     running.await.unwrap();
 }
