@@ -1,5 +1,7 @@
 //! `tollgate check` and the exit codes, by running the program.
 
+mod services;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -303,11 +303,11 @@ async fn without_the_metadata_server_calls_fail_in_words_until_it_is_back() {
         let row = row_of(&mut gate, &reply).await;
         assert_eq!((&row["attempts"], &row["wait_ms"]), (&json!(0), &json!(0)));
         assert_eq!(row["outcome"], "upstream_error");
-        let log = log_text(&gate);
-        assert!(
-            log.contains("no ID token for") && log.contains(cause),
-            "{log}"
-        );
+        let tells = || {
+            let log = log_text(&gate);
+            log.contains("no ID token for") && log.contains(cause)
+        };
+        until("the cause is in the log", tells).await;
         // What was known of the failure is forgotten before the next trouble.
         tokio::time::sleep(Duration::from_millis(2100)).await;
     }
@@ -362,9 +362,8 @@ async fn a_denial_is_told_to_the_operator_and_forgotten_once_it_is_over() {
             row_of(&mut gate, &reply).await;
         }
     }
-    let log = log_text(&gate);
     for word in ["roles/run.invoker", ACCOUNT, &server.url()] {
-        assert!(log.contains(word), "{word}: {log}");
+        until(word, || log_text(&gate).contains(word)).await;
     }
     for path in ["/v1/models", "/version", CHAT] {
         server.on(path, Behaviour::default());
