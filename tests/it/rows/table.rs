@@ -10,6 +10,7 @@ use super::bench::{
 };
 use crate::calls::chat;
 use crate::fakes::google::bigquery::{BigQuery, Fault, Lags, Operation, Refusal};
+use crate::fakes::google::metadata::{self, Metadata};
 use crate::fakes::model_server::{ModelServer, Settings};
 
 #[tokio::test]
@@ -55,7 +56,7 @@ async fn a_table_that_swallows_rows_and_then_is_not_found_loses_none() {
     bigquery.make_table(PROJECT, DATASET, &resource());
     // Five minutes are over in two seconds and a half; until then rows vanish, and after that inserts
     // do not know the table for a while.
-    let young = Duration::from_secs(300);
+    let young = Duration::from_mins(5);
     bigquery.age_table(
         PROJECT,
         DATASET,
@@ -249,4 +250,40 @@ async fn rows_flow_when_the_dataset_is_there() {
     bench.until_in_table(3).await;
     assert_eq!(bench.status().await["failing"], Value::Null);
     bench.told_once("the sink of usage rows is ready").await;
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_and_no_file_is_needed() {
+    let metadata = Metadata::start().await;
+    let bigquery = BigQuery::with_dataset(metadata::PROJECT, DATASET).await;
+    let mut old = resource();
+    old["tableReference"]["projectId"] = json!(metadata::PROJECT);
+    bigquery.make_table(metadata::PROJECT, DATASET, &old);
+    let host = metadata.host();
+    // The project and the account are known to the metadata server alone.
+    let settings = [
+        ("GCP_PROJECT", ""),
+        ("GCE_METADATA_HOST", host.as_str()),
+        ("DATA_DIR", "/proc/none"),
+        ("USAGE_SINK", "bigquery"),
+    ];
+    let mut bench = Bench::before(bigquery, &settings).await;
+    let rows = |bench: &Bench| bench.bigquery.rows(metadata::PROJECT, DATASET, TABLE).len();
+    bench.call(1).await;
+    eventually("the first row", || async { rows(&bench) == 1 }).await;
+    metadata.tokens().revoke();
+    bench.bigquery.require_bearer("none of those");
+    bench.call(1).await;
+    bench.until_failing("authError").await;
+    eventually("a new token", || async {
+        !metadata.tokens().all().is_empty()
+    })
+    .await;
+    let tokens = metadata.tokens().all();
+    bench
+        .bigquery
+        .require_bearer(tokens.last().expect("a token"));
+    eventually("the second row", || async { rows(&bench) == 2 }).await;
+    let log = serde_json::to_string(&bench.gate.log()).expect("a log");
+    assert!(tokens.iter().all(|token| !log.contains(token)));
 }
