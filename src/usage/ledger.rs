@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::queue::{Next, Queue};
+use self::queue::{Next, Queue, Taken};
 use self::sink::Sink;
 use super::UsageRecord;
 use super::row::Origin;
@@ -113,13 +113,8 @@ impl Ledger {
     /// left then, and rows settled later, are in the log alone. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.draining.cancel();
-        let too_early = { self.lock().hurry() };
-        let waiting = self.waiting();
-        if too_early && waiting > 0 {
-            tracing::warn!(
-                rows = waiting,
-                "the process ends while the table is new: if it swallows rows, they are in the log"
-            );
+        {
+            self.lock().hurry();
         }
         let flush = async {
             let _alone = self.writing.lock().await;
@@ -128,6 +123,13 @@ impl Ledger {
         };
         // Late or not, what counts is what is left.
         let _ = tokio::time::timeout(limit, flush).await;
+        let unsure = { self.lock().unsure() };
+        if unsure > 0 {
+            tracing::warn!(
+                rows = unsure,
+                "the process ends while the table is new: if it swallowed rows, they are in the log"
+            );
+        }
         let stats = self.stats();
         let left = stats.waiting;
         if left > 0 {
@@ -157,7 +159,11 @@ impl Ledger {
         loop {
             let next = { self.lock().next() };
             match next {
-                Next::WaitForRows => self.arrived.notified().await,
+                Next::WaitForRows(None) => self.arrived.notified().await,
+                Next::WaitForRows(Some(due)) => {
+                    let arrived = self.arrived.notified();
+                    let _ = tokio::time::timeout_at(due, arrived).await;
+                }
                 Next::WaitUntil(due) => {
                     let full = self.full.notified();
                     let _ = tokio::time::timeout_at(due, full).await;
@@ -189,15 +195,15 @@ impl Ledger {
         }
     }
 
-    /// Makes the sink ready; false if writes must wait.
+    /// Makes the sink ready; false if it cannot be.
     async fn prepare(&self) -> bool {
         match self.sink.prepare().await {
-            Ok(Prepared { wait, note }) => {
-                let recovered = self.lock().prepared(wait, note);
+            Ok(Prepared { new_for, note }) => {
+                let recovered = self.lock().prepared(new_for, note);
                 if recovered {
                     tracing::info!("the sink of usage rows is ready");
                 }
-                wait.is_none()
+                true
             }
             Err(fault) => {
                 self.lock().unprepared();
@@ -209,12 +215,16 @@ impl Ledger {
 
     fn take(&self) -> Batch<'_> {
         let mut queue = self.lock();
-        let rows = queue.take();
-        if queue.next() != Next::WaitForRows {
+        let Taken { rows, once_more } = queue.take();
+        if !matches!(queue.next(), Next::WaitForRows(_)) {
             self.arrived.notify_one();
         }
         drop(queue);
-        Batch { ledger: self, rows }
+        Batch {
+            ledger: self,
+            rows,
+            once_more,
+        }
     }
 
     /// Writes a batch, as long as each attempt settles some of its rows. The others go back.
@@ -269,6 +279,8 @@ impl Ledger {
 struct Batch<'l> {
     ledger: &'l Ledger,
     rows: Vec<String>,
+    /// Sent before and acknowledged: no count knows of them.
+    once_more: bool,
 }
 
 /// What one attempt came to.
@@ -284,10 +296,10 @@ impl Batch<'_> {
     /// Keeps the rows that must be sent again.
     fn settle(&mut self, verdicts: Vec<Verdict>) -> Settled {
         let mut settled = Settled::default();
-        let mut kept = Vec::new();
+        let (mut written, mut kept) = (Vec::new(), Vec::new());
         for (row, verdict) in std::mem::take(&mut self.rows).into_iter().zip(verdicts) {
             match verdict {
-                Verdict::Accepted => settled.written += 1,
+                Verdict::Accepted => written.push(row),
                 Verdict::Invalid(reason) => {
                     telemetry::log::refused_row_line(row.as_bytes(), &reason);
                     settled.invalid += 1;
@@ -299,7 +311,10 @@ impl Batch<'_> {
             }
         }
         self.rows = kept;
-        self.ledger.lock().settle(settled.written, settled.invalid);
+        settled.written = written.len();
+        if !self.once_more {
+            self.ledger.lock().settle(written, settled.invalid);
+        }
         settled
     }
 }
@@ -308,7 +323,8 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let rows = std::mem::take(&mut self.rows);
         if !rows.is_empty() {
-            self.ledger.lock().give_back(rows);
+            let once_more = self.once_more;
+            self.ledger.lock().give_back(Taken { rows, once_more });
             self.ledger.arrived.notify_one();
         }
     }

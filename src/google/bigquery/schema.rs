@@ -2,8 +2,8 @@
 //!
 //! Streaming inserts learn late of what happens to a table. For some minutes after it was made they
 //! may answer 404, and in a table that replaces a deleted one of the same name rows that were
-//! accepted may never appear. So rows wait until a table is five minutes old, whoever made it; and for
-//! a quarter of an hour after a column was found unknown that is no fault of the rows.
+//! accepted may never appear. So a table is called new until it is five minutes old, whoever made it;
+//! and for a quarter of an hour after a column was found unknown that is no fault of the rows.
 //!
 //! Tables are read and changed as plain JSON and not by the crate's types: those would drop what they
 //! do not know (defaults, lengths, collations) from columns that somebody else made, and cannot say
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::{Refusal, Session, Table};
 use crate::google::Fault;
 
-/// Rows wait until a table is this old.
+/// Until a table is this old it may swallow rows.
 const SETTLE: Duration = Duration::from_mins(5);
 /// For so long an unknown column is one that inserts have not heard of yet.
 const DOUBT: Duration = Duration::from_mins(15);
@@ -39,7 +39,7 @@ const MOST_ROUNDS: usize = 5;
 pub(super) struct Known {
     /// The table is there; to be looked at again then.
     good_until: Option<Instant>,
-    /// Rows wait until then.
+    /// The table is new until then.
     settled_at: Option<Instant>,
     /// Columns of rows that the table lacks and that may not be added.
     pub absent: Vec<String>,
@@ -52,8 +52,8 @@ pub(super) struct Known {
 /// A table that rows may go to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
-    /// The table is so new that rows would better wait for so long.
-    pub wait: Option<Duration>,
+    /// For so long the table is new and may swallow rows that it acknowledges.
+    pub new_for: Option<Duration>,
     /// What people should know.
     pub note: Option<String>,
 }
@@ -82,15 +82,14 @@ impl Table {
             self.look().await?;
         }
         let known = self.known();
-        let wait = known
+        let new_for = known
             .settled_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = wait.filter(|wait| !wait.is_zero());
-        let note = match wait {
-            Some(_) => Some("the table is new: rows wait until it takes them safely".to_owned()),
-            None => known.note.clone(),
-        };
-        Ok(Prepared { wait, note })
+            .map(|at| at.saturating_duration_since(Instant::now()))
+            .filter(|new_for| !new_for.is_zero());
+        Ok(Prepared {
+            new_for,
+            note: known.note.clone(),
+        })
     }
 
     /// Makes the next [`Table::prepare`] look at the table.
@@ -226,7 +225,7 @@ impl Table {
         tracing::info!(
             dataset = session.dataset,
             table = session.table,
-            "the table of rows was made; rows wait until it takes them safely"
+            "the table of rows was made; as a new one may swallow rows, they are sent once more in five minutes"
         );
         Ok(())
     }

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::bench::{
     Bench, DATASET, PROJECT, TABLE, eventually, gate, resource, resource_without, text,
 };
+use crate::calls::chat;
 use crate::fakes::google::bigquery::{BigQuery, Fault, Lags, Operation, Refusal};
+use crate::fakes::google::metadata::{self, Metadata};
 use crate::fakes::model_server::{ModelServer, Settings};
 
 #[tokio::test]
-async fn a_missing_table_is_made_and_rows_wait_until_it_is_old_enough() {
+async fn a_missing_table_is_made_and_gets_its_rows_at_once() {
     let bigquery = BigQuery::with_dataset(PROJECT, DATASET).await;
     let labels = [
         ("LABELS", "team=ml-platform,environment=test"),
@@ -20,7 +22,7 @@ async fn a_missing_table_is_made_and_rows_wait_until_it_is_old_enough() {
     ];
     let mut bench = Bench::before(bigquery, &labels).await;
     bench.call(3).await;
-    bench.until_failing("the table is new").await;
+    bench.until_in_table(3).await;
     let made = bench
         .bigquery
         .table(PROJECT, DATASET, TABLE)
@@ -41,9 +43,7 @@ async fn a_missing_table_is_made_and_rows_wait_until_it_is_old_enough() {
         fields.iter().map(named).collect()
     };
     assert_eq!(columns(&made), columns(&resource()));
-    assert_eq!(bench.status().await["waiting"], 3);
-    assert!(bench.bigquery.calls_of(Operation::InsertAll).is_empty());
-    // The process cannot wait.
+    // They would be sent once more, but the process cannot wait.
     assert_eq!(bench.gate.stop().await.code(), Some(0));
     let figures = bench.figures().await;
     assert_eq!((figures.in_table, figures.duplicates), (3, 0));
@@ -56,7 +56,7 @@ async fn a_table_that_swallows_rows_and_then_is_not_found_loses_none() {
     bigquery.make_table(PROJECT, DATASET, &resource());
     // Five minutes are over in two seconds and a half; until then rows vanish, and after that inserts
     // do not know the table for a while.
-    let young = Duration::from_secs(300);
+    let young = Duration::from_mins(5);
     bigquery.age_table(
         PROJECT,
         DATASET,
@@ -70,7 +70,6 @@ async fn a_table_that_swallows_rows_and_then_is_not_found_loses_none() {
     });
     let mut bench = Bench::before(bigquery, &[]).await;
     bench.call(10).await;
-    bench.until_failing("the table is new").await;
     bench.until_failing("Not found").await;
     bench.until_in_table(10).await;
     let figures = bench.figures().await;
@@ -84,9 +83,11 @@ async fn instances_that_start_at_once_make_one_table() {
     let server = ModelServer::start(Settings::default()).await;
     let gates = join_all((0..3).map(|_| gate(&server, &bigquery, &[]))).await;
     for gate in &gates {
-        eventually("each knows the table", || async {
+        let reply = gate.post("/v1/chat/completions", &chat()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        eventually("each writes its row", || async {
             let status = gate.admin("/admin/status").await.json();
-            text(&status["rows"]["failing"]).contains("the table is new")
+            status["rows"]["written"] == 1
         })
         .await;
     }
@@ -249,4 +250,40 @@ async fn rows_flow_when_the_dataset_is_there() {
     bench.until_in_table(3).await;
     assert_eq!(bench.status().await["failing"], Value::Null);
     bench.told_once("the sink of usage rows is ready").await;
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_and_no_file_is_needed() {
+    let metadata = Metadata::start().await;
+    let bigquery = BigQuery::with_dataset(metadata::PROJECT, DATASET).await;
+    let mut old = resource();
+    old["tableReference"]["projectId"] = json!(metadata::PROJECT);
+    bigquery.make_table(metadata::PROJECT, DATASET, &old);
+    let host = metadata.host();
+    // The project and the account are known to the metadata server alone.
+    let settings = [
+        ("GCP_PROJECT", ""),
+        ("GCE_METADATA_HOST", host.as_str()),
+        ("DATA_DIR", "/proc/none"),
+        ("USAGE_SINK", "bigquery"),
+    ];
+    let mut bench = Bench::before(bigquery, &settings).await;
+    let rows = |bench: &Bench| bench.bigquery.rows(metadata::PROJECT, DATASET, TABLE).len();
+    bench.call(1).await;
+    eventually("the first row", || async { rows(&bench) == 1 }).await;
+    metadata.tokens().revoke();
+    bench.bigquery.require_bearer("none of those");
+    bench.call(1).await;
+    bench.until_failing("authError").await;
+    eventually("a new token", || async {
+        !metadata.tokens().all().is_empty()
+    })
+    .await;
+    let tokens = metadata.tokens().all();
+    bench
+        .bigquery
+        .require_bearer(tokens.last().expect("a token"));
+    eventually("the second row", || async { rows(&bench) == 2 }).await;
+    let log = serde_json::to_string(&bench.gate.log()).expect("a log");
+    assert!(tokens.iter().all(|token| !log.contains(token)));
 }
