@@ -45,7 +45,7 @@ else
 fi
 
 if command -v shellcheck >/dev/null; then
-    check "shellcheck" shellcheck scripts/*.sh
+    check "shellcheck" shellcheck .ci/run scripts/*.sh
 else
     skipped+=("shellcheck: not installed")
 fi

@@ -2,11 +2,12 @@
 # Deploys one part. Settings: scripts/settings.sh. What it makes is described in docs/deploy.md.
 #
 #   scripts/deploy.sh vllm         the private GPU service, and the gateway's right to call it
-#   scripts/deploy.sh build        tests, image, gateway and smoke test, by Cloud Build
-#   scripts/deploy.sh gateway      the gateway alone, from an image:  IMAGE=...
-#   scripts/deploy.sh colocated    gateway and vLLM in one instance:  IMAGE=...
+#   scripts/deploy.sh build        by Cloud Build: tests, image, gateway, smoke test
+#   scripts/deploy.sh image        by Cloud Build: tests and image
+#   scripts/deploy.sh gateway      the gateway from an image
+#   scripts/deploy.sh colocated    gateway and vLLM in one instance
 #
-# CHECK_ONLY=1 asks Google to check a service without deploying it.
+# IMAGE is the image of the gateway; if it is not set, the newest that was built. CHECK_ONLY=1 asks Google to check a service without deploying it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,14 +23,6 @@ replace() {
     return "$status"
 }
 
-need_image() {
-    if [[ -z ${IMAGE:-} ]]; then
-        echo "deploy.sh: which image? Set IMAGE; 'scripts/deploy.sh build' makes one in $REPOSITORY" >&2
-        exit 64
-    fi
-    export IMAGE
-}
-
 deploy_vllm() {
     replace service-vllm.yaml
     [[ -n ${CHECK_ONLY:-} ]] && return
@@ -38,7 +31,6 @@ deploy_vllm() {
 }
 
 deploy_gateway() {
-    need_image
     VLLM_URL=${VLLM_URL:-$(url_of tollgate-vllm)}
     if [[ -z $VLLM_URL ]]; then
         echo "deploy.sh: there is no service tollgate-vllm in $REGION; deploy it first, or set VLLM_URL" >&2
@@ -50,16 +42,16 @@ deploy_gateway() {
 }
 
 deploy_colocated() {
-    need_image
     replace service-colocated.yaml
     echo "gateway: $(url_of tollgate-colocated)"
     echo "callers: gcloud run services proxy tollgate-colocated --region $REGION --port 8000"
 }
 
+# build DEPLOY: whether what was built is deployed too.
 build() {
     run gcloud builds submit --config cloudbuild.yaml --region "$REGION" \
         --gcs-source-staging-dir "gs://$BUILD_BUCKET/source" \
-        --substitutions "_REGION=$REGION" .
+        --substitutions "_REGION=$REGION,_DEPLOY=$1" .
 }
 
 usage() {
@@ -67,7 +59,7 @@ usage() {
 }
 
 case ${1:-} in
-    vllm | gateway | colocated | build) ;;
+    vllm | gateway | colocated | build | image) ;;
     -h | --help)
         usage
         exit 0
@@ -79,9 +71,11 @@ case ${1:-} in
 esac
 # shellcheck source=scripts/settings.sh
 source scripts/settings.sh
+export IMAGE=${IMAGE:-$REPOSITORY/tollgate:latest}
 case $1 in
     vllm) deploy_vllm ;;
     gateway) deploy_gateway ;;
     colocated) deploy_colocated ;;
-    build) build ;;
+    build) build true ;;
+    image) build false ;;
 esac

@@ -79,8 +79,18 @@ grant gcloud secrets add-iam-policy-binding "$KEYS_SECRET" \
 echo "== usage rows: a dataset; the gateway makes the table"
 unless_there "dataset $DATASET" bq show "$PROJECT:$DATASET" -- \
     bq --location "$BQ_LOCATION" mk --dataset --description "Usage rows of Tollgate" "$PROJECT:$DATASET"
-run bq query --quiet --location "$BQ_LOCATION" --use_legacy_sql=false \
-    "GRANT \`roles/bigquery.dataEditor\` ON SCHEMA \`$PROJECT\`.$DATASET TO 'serviceAccount:$GATEWAY_ACCOUNT'"
+grant_on_dataset() {
+    run bq query --quiet --location "$BQ_LOCATION" --use_legacy_sql=false \
+        "GRANT \`roles/bigquery.dataEditor\` ON SCHEMA \`$PROJECT\`.$DATASET TO '$1'"
+}
+grant_on_dataset "serviceAccount:$GATEWAY_ACCOUNT"
+
+echo "== the same rows from the log: the copy that sql/reconcile.sql reads after a crash"
+unless_there "sink $LOG_SINK" gcloud logging sinks describe "$LOG_SINK" -- \
+    gcloud logging sinks create "$LOG_SINK" "bigquery.googleapis.com/projects/$PROJECT/datasets/$DATASET" \
+    --use-partitioned-tables \
+    --log-filter 'resource.type="cloud_run_revision" AND jsonPayload.message="usage"'
+grant_on_dataset "$(gcloud logging sinks describe "$LOG_SINK" --format 'value(writerIdentity)')"
 
 echo "== model weights: a bucket that both shapes read"
 make_bucket "$MODEL_BUCKET"

@@ -45,7 +45,7 @@ result() {
     fi
     failed=$((failed + 1))
     echo "FAIL  $what: answered $status, wanted $wanted${pattern:+ with $pattern}"
-    head -c 600 "$work/error" "$work/body" 2>/dev/null | sed -e '/^$/d' -e '/^==>/d' -e 's/^/      /'
+    { cat "$work/error" "$work/body"; echo; } | head -c 600 | sed -e '/^$/d' -e 's/^/      /'
     echo "      $hint"
 }
 

@@ -54,6 +54,7 @@ for service in tollgate tollgate-colocated tollgate-vllm; do
 done
 if_there "repository tollgate" gcloud artifacts repositories describe tollgate --location "$REGION" -- \
     gcloud artifacts repositories delete tollgate --location "$REGION"
+if_there "sink $LOG_SINK" gcloud logging sinks describe "$LOG_SINK" -- gcloud logging sinks delete "$LOG_SINK"
 if_there "secret $SMOKE_SECRET" gcloud secrets describe "$SMOKE_SECRET" -- gcloud secrets delete "$SMOKE_SECRET"
 remove_bucket "$BUILD_BUCKET"
 for role in roles/logging.logWriter roles/run.admin; do

@@ -13,6 +13,14 @@ if ! command -v cc >/dev/null; then
     exit 1
 fi
 
+# The stand-in for BigQuery runs real SQL, with what this installs.
+echo "== SQL tests"
+if [[ $# -eq 0 ]]; then
+    scripts/test-sql.sh
+else
+    scripts/test-sql.sh --install
+fi
+
 echo "== Rust tests"
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --no-fail-fast --no-tests=fail "$@"

@@ -4,8 +4,8 @@
 -- A view keeps the columns that the table had when it was made: run the script again after an upgrade.
 
 -- The rows, each request once: a row that was sent twice may stand in the table twice.
--- `started_at` never changes on a re-send. It is a partition of the window, so that a filter on it is
--- pushed below the window and reads only the days that it names.
+-- `started_at` never changes on a re-send. It is a partition of the window, so that a filter on it can
+-- be taken below the window, to the days that it names.
 CREATE OR REPLACE VIEW `${dataset}.usage_unique` AS
 SELECT *
 FROM `${usage_table}`

@@ -23,6 +23,7 @@ use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::{Client, auth::Authenticator};
 use google_cloud_auth::credentials::AccessTokenCredentials;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::{Fault, Google};
 use crate::config::TableRef;
@@ -31,6 +32,9 @@ use crate::config::TableRef;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a whole answer: an insert mostly takes a tenth of a second, on bad days some.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Credentials are made anew at most once in this time: each keeps a task of its own that outlives
+/// them for up to an hour.
+const RENEW_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait for a token.
 const TOKEN_LIMIT: Duration = Duration::from_secs(10);
 /// Connections idle for longer may be dead without having said so, above all in a process that was
@@ -59,12 +63,18 @@ pub struct Table {
     name: TableRef,
     spec: TableSpec,
     clients: OnceCell<Clients>,
-    /// `None` before the first request, and after a token was refused.
-    tokens: Mutex<Option<AccessTokenCredentials>>,
+    tokens: Mutex<Tokens>,
     bearer: Bearer,
     /// Only one lane looks after the table at a time.
     preparing: tokio::sync::Mutex<()>,
     known: Mutex<schema::Known>,
+}
+
+#[derive(Default)]
+struct Tokens {
+    /// `None` before the first request, and after a token was refused.
+    credentials: Option<AccessTokenCredentials>,
+    renewed: Option<Instant>,
 }
 
 /// The crate's client, and the HTTP client in it.
@@ -148,38 +158,45 @@ impl Table {
 
     /// A token that is good now; an emulator without a metadata server gets a word that is none.
     async fn token(&self) -> Result<String, Fault> {
-        let known = self.credentials().clone();
-        let credentials = match known {
-            Some(credentials) => credentials,
-            None => {
-                let host = self.google.config().bigquery_endpoint.as_deref();
-                let Some(credentials) = self.google.access_tokens(host)? else {
-                    return Ok("none".to_owned());
-                };
-                self.credentials().insert(credentials).clone()
-            }
+        let known = self.tokens().credentials.clone();
+        let credentials = if let Some(credentials) = known {
+            credentials
+        } else {
+            let host = self.google.config().bigquery_endpoint.as_deref();
+            let Some(credentials) = self.google.access_tokens(host)? else {
+                return Ok("none".to_owned());
+            };
+            self.tokens().credentials.insert(credentials).clone()
         };
-        let token = tokio::time::timeout(TOKEN_LIMIT, credentials.access_token()).await;
-        match token {
-            Ok(Ok(token)) => Ok(token.token),
-            Ok(Err(cause)) => Err(Fault::transient(format!("no token for BigQuery: {cause}"))),
-            Err(_) => Err(Fault::transient("no token for BigQuery came in time")),
+        let text = match tokio::time::timeout(TOKEN_LIMIT, credentials.access_token()).await {
+            Ok(Ok(token)) => return Ok(token.token),
+            Ok(Err(cause)) => format!("no token for BigQuery: {cause}"),
+            Err(_) => "no token for BigQuery came in time".to_owned(),
+        };
+        // Credentials that failed for good stay so.
+        self.renew_tokens();
+        Err(Fault::transient(text))
+    }
+
+    /// Forgets the credentials and with them the token that they keep, unless that was just done.
+    fn renew_tokens(&self) {
+        let mut tokens = self.tokens();
+        let now = Instant::now();
+        if tokens.renewed.is_none_or(|at| now - at >= RENEW_EVERY) {
+            tokens.renewed = Some(now);
+            tokens.credentials = None;
         }
     }
 
-    /// Forgets the credentials and with them the token that they keep.
-    fn renew_token(&self) {
-        *self.credentials() = None;
-    }
-
-    fn credentials(&self) -> MutexGuard<'_, Option<AccessTokenCredentials>> {
+    fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request's failure in words. `what` was being done, e.g. `cannot write to`.
     fn fault(&self, what: &str, refusal: &Refusal) -> Fault {
-        if refusal.status == 401 || refusal.status == 0 {
-            self.renew_token();
+        // The crate cannot tell a bad token from other answers that it does not understand.
+        if matches!(refusal.status, 0 | 401) {
+            self.renew_tokens();
         }
         let TableRef { dataset, table, .. } = &self.name;
         let Refusal { text, reason, .. } = refusal;
@@ -299,6 +316,38 @@ impl From<reqwest012::Error> for Refusal {
             status: 0,
             reason: String::new(),
             text: text.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_somebody_must_change_is_permanent() {
+        let cases = [
+            (0, "", false),
+            (400, "invalid", true),
+            (401, "authError", false),
+            (403, "accessDenied", true),
+            (403, "billingNotEnabled", true),
+            (403, "rateLimitExceeded", false),
+            (403, "quotaExceeded", false),
+            (404, "notFound", false),
+            (408, "", false),
+            (413, "uploadTooLarge", true),
+            (429, "rateLimitExceeded", false),
+            (500, "internalError", false),
+            (503, "backendError", false),
+        ];
+        for (status, reason, permanent) in cases {
+            let refusal = Refusal {
+                status,
+                reason: reason.to_owned(),
+                text: String::new(),
+            };
+            assert_eq!(refusal.is_permanent(), permanent, "{status} {reason}");
         }
     }
 }

@@ -11,12 +11,12 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::queue::{Next, Queue};
+use self::queue::{Next, Queue, Taken};
 use self::sink::Sink;
 use super::UsageRecord;
 use super::row::Origin;
 use crate::config::Config;
-use crate::google::{Fault, Google, Verdict};
+use crate::google::{Fault, Google, Prepared, Verdict};
 use crate::telemetry;
 
 pub use self::queue::{Attempts, LedgerStats};
@@ -113,13 +113,8 @@ impl Ledger {
     /// left then, and rows settled later, are in the log alone. Returns how many were left.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.draining.cancel();
-        let too_early = { self.lock().hurry() };
-        let waiting = self.waiting();
-        if too_early && waiting > 0 {
-            tracing::warn!(
-                rows = waiting,
-                "the process ends while the table is new: if it swallows rows, they are in the log"
-            );
+        {
+            self.lock().hurry();
         }
         let flush = async {
             let _alone = self.writing.lock().await;
@@ -128,13 +123,20 @@ impl Ledger {
         };
         // Late or not, what counts is what is left.
         let _ = tokio::time::timeout(limit, flush).await;
+        let unsure = { self.lock().unsure() };
+        if unsure > 0 {
+            tracing::warn!(
+                rows = unsure,
+                "the process ends while the table is new: if it swallowed rows, they are in the log"
+            );
+        }
         let stats = self.stats();
         let left = stats.waiting;
         if left > 0 {
             tracing::error!(
                 left,
                 cause = stats.failing,
-                "usage rows did not reach the sink in time: they are in the log alone"
+                "the sink did not acknowledge all usage rows in time: the log has them"
             );
         }
         left
@@ -157,7 +159,11 @@ impl Ledger {
         loop {
             let next = { self.lock().next() };
             match next {
-                Next::WaitForRows => self.arrived.notified().await,
+                Next::WaitForRows(None) => self.arrived.notified().await,
+                Next::WaitForRows(Some(due)) => {
+                    let arrived = self.arrived.notified();
+                    let _ = tokio::time::timeout_at(due, arrived).await;
+                }
                 Next::WaitUntil(due) => {
                     let full = self.full.notified();
                     let _ = tokio::time::timeout_at(due, full).await;
@@ -172,8 +178,8 @@ impl Ledger {
         }
     }
 
-    /// Delivers batches until there are no rows, without asking the sink whether it is ready: if it
-    /// is not, it would not be in time.
+    /// Delivers batches until there are no rows or somebody must change something first. Does not ask
+    /// the sink whether it is ready: if it is not, it would not be in time.
     async fn flush(&self) {
         loop {
             let batch = self.take();
@@ -181,14 +187,24 @@ impl Ledger {
                 return;
             }
             self.deliver(batch).await;
+            let refused = { self.lock().is_refused() };
+            if refused {
+                return;
+            }
             self.pause().await;
         }
     }
 
-    /// Makes the sink ready; false if writes must wait.
+    /// Makes the sink ready; false if it cannot be.
     async fn prepare(&self) -> bool {
         match self.sink.prepare().await {
-            Ok(prepared) => self.lock().prepared(prepared.wait, prepared.note),
+            Ok(Prepared { new_for, note }) => {
+                let recovered = self.lock().prepared(new_for, note);
+                if recovered {
+                    tracing::info!("the sink of usage rows is ready");
+                }
+                true
+            }
             Err(fault) => {
                 self.lock().unprepared();
                 self.note_failure(&fault);
@@ -199,12 +215,16 @@ impl Ledger {
 
     fn take(&self) -> Batch<'_> {
         let mut queue = self.lock();
-        let rows = queue.take();
-        if queue.next() != Next::WaitForRows {
+        let Taken { rows, once_more } = queue.take();
+        if !matches!(queue.next(), Next::WaitForRows(_)) {
             self.arrived.notify_one();
         }
         drop(queue);
-        Batch { ledger: self, rows }
+        Batch {
+            ledger: self,
+            rows,
+            once_more,
+        }
     }
 
     /// Writes a batch, as long as each attempt settles some of its rows. The others go back.
@@ -259,6 +279,8 @@ impl Ledger {
 struct Batch<'l> {
     ledger: &'l Ledger,
     rows: Vec<String>,
+    /// Sent before and acknowledged: no count knows of them.
+    once_more: bool,
 }
 
 /// What one attempt came to.
@@ -274,10 +296,10 @@ impl Batch<'_> {
     /// Keeps the rows that must be sent again.
     fn settle(&mut self, verdicts: Vec<Verdict>) -> Settled {
         let mut settled = Settled::default();
-        let mut kept = Vec::new();
+        let (mut written, mut kept) = (Vec::new(), Vec::new());
         for (row, verdict) in std::mem::take(&mut self.rows).into_iter().zip(verdicts) {
             match verdict {
-                Verdict::Accepted => settled.written += 1,
+                Verdict::Accepted => written.push(row),
                 Verdict::Invalid(reason) => {
                     telemetry::log::refused_row_line(row.as_bytes(), &reason);
                     settled.invalid += 1;
@@ -289,7 +311,10 @@ impl Batch<'_> {
             }
         }
         self.rows = kept;
-        self.ledger.lock().settle(settled.written, settled.invalid);
+        settled.written = written.len();
+        if !self.once_more {
+            self.ledger.lock().settle(written, settled.invalid);
+        }
         settled
     }
 }
@@ -298,7 +323,8 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let rows = std::mem::take(&mut self.rows);
         if !rows.is_empty() {
-            self.ledger.lock().give_back(rows);
+            let once_more = self.once_more;
+            self.ledger.lock().give_back(Taken { rows, once_more });
             self.ledger.arrived.notify_one();
         }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::fakes::google::cloud_run::{CloudRun, PROJECT, REGION};
+use super::fakes::google::cloud_run::{CloudRun, LOG_WRITER, PROJECT, REGION};
 use super::gcloud_run::{TOP, cloud, output, words};
 
 /// `scripts/NAME` with the project's settings.
@@ -57,10 +57,14 @@ async fn a_project_is_set_up_from_nothing_again_without_change_and_taken_down() 
         (PROJECT, "run.admin"),
     ];
     assert_eq!(made.rights("tollgate-build"), rights(&build));
-    let grant = format!(
-        "GRANT `roles/bigquery.dataEditor` ON SCHEMA `{PROJECT}`.tollgate TO 'serviceAccount:{account}'"
-    );
-    assert_eq!(made.statements, BTreeSet::from([grant]));
+    let grant = |to: &str| {
+        format!("GRANT `roles/bigquery.dataEditor` ON SCHEMA `{PROJECT}`.tollgate TO '{to}'")
+    };
+    let grants = [
+        grant(&format!("serviceAccount:{account}")),
+        grant(LOG_WRITER),
+    ];
+    assert_eq!(made.statements, BTreeSet::from(grants));
 
     let second = output(script(&cloud, &folder, "setup-project.sh", &[])).await;
     assert!(second.status.success(), "{}", words(&second));

@@ -110,6 +110,8 @@ async fn a_replica_that_lags_behind_costs_nobody_a_key() {
         assert_eq!(shown.code, Some(0), "{shown:?}");
         bench.assert_key(name, &shown);
     }
+    // The second change began from what the first one left, and was made once.
+    assert_eq!(bench.server.versions("p", "s"), 6);
     let expected = ["by-hand", "old", "one", "three", "two"].map(str::to_owned);
     assert_eq!(bench.names(), BTreeSet::from(expected));
 }
@@ -332,4 +334,21 @@ async fn an_interrupt_leaves_no_lock_and_no_change() {
         began_at.elapsed() < Duration::from_secs(5),
         "nobody waits for a lease"
     );
+}
+
+#[tokio::test]
+async fn a_writer_that_was_frozen_for_longer_than_the_lease_harms_nobody() {
+    let bench = Bench::new().await;
+    let frozen = bench.hold().await;
+    signal(&frozen, "STOP");
+    let shown = bench.run("add ci").await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.notes.contains("waiting for"), "{shown:?}");
+    bench.assert_key("ci", &shown);
+    signal(&frozen, "CONT");
+    let shown = end(frozen).await;
+    assert_eq!((shown.code, shown.out.as_str()), (Some(1), ""), "{shown:?}");
+    assert!(shown.notes.contains("nothing was changed"), "{shown:?}");
+    assert_eq!(bench.server.versions("p", "s"), 2);
+    assert!(bench.lock().is_null());
 }

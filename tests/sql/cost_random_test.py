@@ -11,7 +11,7 @@ from decimal import Decimal
 import oracle
 from made import SERVICE_LABELS, ask, call, charge, instant, tables
 
-MONTHS = int(os.environ.get("RANDOM_MONTHS", "12"))
+MONTHS = int(os.environ.get("RANDOM_MONTHS", "10"))
 CENT = Decimal("0.01")
 
 

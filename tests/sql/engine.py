@@ -79,9 +79,6 @@ class Refusal(Exception):
     """What BigQuery would refuse too."""
 
 
-# --- tables in ---------------------------------------------------------------------------------
-
-
 def column_type(field):
     """DuckDB's type of a BigQuery field."""
     kind = field["type"].upper()
@@ -127,9 +124,7 @@ def stored(value, field):
         return re.sub(r" ?UTC$", "+00", value)
     if kind in ("BOOL", "BOOLEAN"):
         return value if isinstance(value, bool) else str(value).lower() == "true"
-    if kind == "JSON":
-        return value
-    return str(value) if isinstance(value, float) and value == int(value) else value
+    return value
 
 
 def quoted(name):
@@ -168,9 +163,6 @@ def make_table(connection, name, table):
         f"INSERT INTO {sql_name(name)} SELECT {cells} FROM (SELECT unnest(from_json(?, ?)) AS r)",
         [rows, structure],
     )
-
-
-# --- SQL across --------------------------------------------------------------------------------
 
 
 def literal(parameter):
@@ -267,9 +259,6 @@ class Session:
             raise Refusal(f"{name} does not match any table.")
         union = " UNION ALL BY NAME ".join(f"SELECT * FROM {sql_name(k)}" for k in matching)
         return sqlglot.parse_one(f"({union})", read="duckdb").unnest().subquery(node.alias or None)
-
-
-# --- answers out -------------------------------------------------------------------------------
 
 
 def field_of(name, kind):

@@ -12,7 +12,8 @@ import unittest
 from pathlib import Path
 
 import engine
-from made import ROOT, SERVICE_LABELS, call, charge, tables
+from made import ROOT, call, charge, instant, tables
+from reconcile_test import log_table
 
 BQ = shutil.which("bq")
 
@@ -33,11 +34,21 @@ class BigQuery(http.server.ThreadingHTTPServer):
         self.data, self.views, self.jobs, self.statements = data, {}, {}, []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def run(self, query, job_id):
+    def run(self, configuration, job_id):
+        query = configuration["query"]
         self.statements.append(query)
-        reply = engine.answer({"query": query, "tables": self.data, "views": self.views})
+        parameters = {
+            p["name"]: {"type": p["parameterType"]["type"], "value": p["parameterValue"]["value"]}
+            for p in configuration.get("queryParameters", [])
+        }
+        reply = engine.answer({"query": query, "tables": self.data, "views": self.views, "parameters": parameters})
         self.views.update(reply.get("views", {}))
-        kind = "SCRIPT" if reply.get("views") else "SELECT"
+        for name, rows in reply.get("tables", {}).items():
+            self.data[f"p-1.{name}"]["rows"] = rows
+        kind = "SCRIPT" if "views" in reply else "INSERT" if "dml" in reply else "SELECT"
+        outcome = {"statementType": kind}
+        if "dml" in reply:
+            outcome["numDmlAffectedRows"] = str(reply["dml"]["inserted"])
         self.jobs[job_id] = reply
         return {
             "kind": "bigquery#job",
@@ -45,7 +56,7 @@ class BigQuery(http.server.ThreadingHTTPServer):
             "jobReference": {"projectId": "p-1", "jobId": job_id, "location": "US"},
             "configuration": {"jobType": "QUERY", "query": {"query": query, "useLegacySql": False}},
             "status": {"state": "DONE"},
-            "statistics": {"creationTime": "1", "startTime": "1", "endTime": "2", "query": {"statementType": kind}},
+            "statistics": {"creationTime": "1", "startTime": "1", "endTime": "2", "query": outcome},
         }
 
     def results(self, job_id):
@@ -58,6 +69,7 @@ class BigQuery(http.server.ThreadingHTTPServer):
             "schema": reply.get("schema", {"fields": []}),
             "rows": rows,
             "totalRows": str(len(rows)),
+            **({"numDmlAffectedRows": str(reply["dml"]["inserted"])} if "dml" in reply else {}),
         }
 
 
@@ -69,7 +81,7 @@ class Routes(http.server.BaseHTTPRequestHandler):
             return self.reply(400, {"error": {"code": 400, "message": "not a query in standard SQL"}})
         job_id = body.get("jobReference", {}).get("jobId", f"job{len(self.server.jobs)}")
         try:
-            job = self.server.run(configuration["query"], job_id)
+            job = self.server.run(configuration, job_id)
         except Exception as error:
             reasons = [{"reason": "invalidQuery", "message": str(error)}]
             return self.reply(400, {"error": {"code": 400, "message": str(error), "errors": reasons}})
@@ -153,6 +165,18 @@ class Install(unittest.TestCase):
         for arguments in (("p-1", "d`; DROP"), ("p 1", "d"), ("p-1", "d", "a.b"), ("p-1",), ("p-1", "d", "a.b.c", "e")):
             self.assertEqual(self.install(*arguments).returncode, 64, arguments)
         self.assertEqual(self.server.statements, [])
+
+    def test_the_page_tells_how_to_reconcile(self):
+        row = call("b", "2026-11-02 12:00:00")
+        self.server.data["p-1.logs.run_googleapis_com_stdout"] = log_table([(instant("2026-11-02 12:00:10"), row)])
+        page = (ROOT / "docs/cost.md").read_text()
+        command = re.search(r"(?m)^    sed .*\n.*$", page)[0]
+        command = command.replace("PROJECT.DATASET", "p-1.tollgate").replace("PROJECT.LOGS", "p-1.logs")
+        for said in ("1", "0"):
+            done = self.run_program("bash", "-c", command.replace("bq query", "bq --project_id=p-1 --headless query"))
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertIn(f"affected rows: {said}", done.stdout)
+        self.assertEqual([r["request_id"] for r in self.server.data["p-1.tollgate.usage"]["rows"]], ["a", "b"])
 
 
 if __name__ == "__main__":

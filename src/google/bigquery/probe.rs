@@ -3,7 +3,7 @@
 use reqwest012::{Method, RequestBuilder};
 use serde_json::json;
 
-use super::schema::{missing, names};
+use super::schema::{missing, names, no_dataset};
 use super::{Refusal, Session, Table};
 use crate::google::Fault;
 
@@ -29,7 +29,7 @@ impl Table {
                     .await;
                 return match dataset.map_err(Refusal::from) {
                     Ok(_) => Ok(vec![format!("the table {name} will be made at first use")]),
-                    Err(refusal) if refusal.is_missing() => Err(self.no_dataset(&session)),
+                    Err(refusal) if refusal.is_missing() => Err(no_dataset(&session)),
                     Err(refusal) => Err(self.fault("cannot look at the dataset of", &refusal)),
                 };
             }

@@ -2,8 +2,8 @@
 //!
 //! Streaming inserts learn late of what happens to a table. For some minutes after it was made they
 //! may answer 404, and in a table that replaces a deleted one of the same name rows that were
-//! accepted may never appear. So rows wait until a table is five minutes old, whoever made it; and for
-//! a quarter of an hour after a column was found unknown that is no fault of the rows.
+//! accepted may never appear. So a table is called new until it is five minutes old, whoever made it;
+//! and for a quarter of an hour after a column was found unknown that is no fault of the rows.
 //!
 //! Tables are read and changed as plain JSON and not by the crate's types: those would drop what they
 //! do not know (defaults, lengths, collations) from columns that somebody else made, and cannot say
@@ -23,14 +23,14 @@ use tokio::time::Instant;
 use super::{Refusal, Session, Table};
 use crate::google::Fault;
 
-/// Rows wait until a table is this old.
-const SETTLE: Duration = Duration::from_secs(5 * 60);
+/// Until a table is this old it may swallow rows.
+const SETTLE: Duration = Duration::from_mins(5);
 /// For so long an unknown column is one that inserts have not heard of yet.
-const DOUBT: Duration = Duration::from_secs(15 * 60);
+const DOUBT: Duration = Duration::from_mins(15);
 /// How often columns that may not be added are looked at again.
-const LOOK_OFTEN: Duration = Duration::from_secs(5 * 60);
+const LOOK_OFTEN: Duration = Duration::from_mins(5);
 /// How often a table that has all columns is.
-const LOOK_RARELY: Duration = Duration::from_secs(24 * 60 * 60);
+const LOOK_RARELY: Duration = Duration::from_hours(24);
 /// Others may change the table at the same time; each time it is read anew.
 const MOST_ROUNDS: usize = 5;
 
@@ -39,7 +39,7 @@ const MOST_ROUNDS: usize = 5;
 pub(super) struct Known {
     /// The table is there; to be looked at again then.
     good_until: Option<Instant>,
-    /// Rows wait until then.
+    /// The table is new until then.
     settled_at: Option<Instant>,
     /// Columns of rows that the table lacks and that may not be added.
     pub absent: Vec<String>,
@@ -52,8 +52,8 @@ pub(super) struct Known {
 /// A table that rows may go to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
-    /// The table is so new that rows would better wait for so long.
-    pub wait: Option<Duration>,
+    /// For so long the table is new and may swallow rows that it acknowledges.
+    pub new_for: Option<Duration>,
     /// What people should know.
     pub note: Option<String>,
 }
@@ -82,15 +82,14 @@ impl Table {
             self.look().await?;
         }
         let known = self.known();
-        let wait = known
+        let new_for = known
             .settled_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = wait.filter(|wait| !wait.is_zero());
-        let note = match wait {
-            Some(_) => Some("the table is new: rows wait until it takes them safely".to_owned()),
-            None => known.note.clone(),
-        };
-        Ok(Prepared { wait, note })
+            .map(|at| at.saturating_duration_since(Instant::now()))
+            .filter(|new_for| !new_for.is_zero());
+        Ok(Prepared {
+            new_for,
+            note: known.note.clone(),
+        })
     }
 
     /// Makes the next [`Table::prepare`] look at the table.
@@ -115,19 +114,19 @@ impl Table {
                 Ok(seen) => seen,
                 Err(refusal) if refusal.is_missing() => match self.create(&session).await {
                     Ok(()) => {
-                        self.remember(Duration::ZERO, Vec::new(), None);
+                        self.remember(Duration::ZERO, &[], None);
                         return Ok(());
                     }
                     // Another instance was faster.
                     Err(refusal) if refusal.status == 409 => continue,
-                    Err(refusal) if refusal.is_missing() => return Err(self.no_dataset(&session)),
+                    Err(refusal) if refusal.is_missing() => return Err(no_dataset(&session)),
                     Err(refusal) => return Err(self.fault("cannot create", &refusal)),
                 },
                 Err(refusal) => return Err(self.fault("cannot look at", &refusal)),
             };
             let missing = missing(&self.columns()?, &seen.fields);
             if missing.is_empty() {
-                self.remember(seen.age, missing, None);
+                self.remember(seen.age, &missing, None);
                 return Ok(());
             }
             let names = names(&missing);
@@ -137,7 +136,7 @@ impl Table {
                         columns = names.join(","),
                         "columns were added to the table of rows"
                     );
-                    self.remember(seen.age, Vec::new(), None);
+                    self.remember(seen.age, &[], None);
                     return Ok(());
                 }
                 // Changed in between: BigQuery takes no columns away, and neither may we.
@@ -153,7 +152,7 @@ impl Table {
                     );
                     self.remember(
                         seen.age,
-                        missing,
+                        &missing,
                         Some(format!("{} [{columns}]", fault.text)),
                     );
                     return Ok(());
@@ -164,7 +163,7 @@ impl Table {
         Err(Fault::transient("others keep changing the table of rows"))
     }
 
-    fn remember(&self, age: Duration, absent: Vec<Value>, note: Option<String>) {
+    fn remember(&self, age: Duration, absent: &[Value], note: Option<String>) {
         let now = Instant::now();
         let mut known = self.known();
         let look_in = if absent.is_empty() {
@@ -174,7 +173,7 @@ impl Table {
         };
         known.good_until = Some(now + look_in);
         known.settled_at = Some(now + SETTLE.saturating_sub(age));
-        known.absent = names(&absent);
+        known.absent = names(absent);
         known.note = note;
     }
 
@@ -226,7 +225,7 @@ impl Table {
         tracing::info!(
             dataset = session.dataset,
             table = session.table,
-            "the table of rows was made; rows wait until it takes them safely"
+            "the table of rows was made; as a new one may swallow rows, they are sent once more in five minutes"
         );
         Ok(())
     }
@@ -257,13 +256,13 @@ impl Table {
         serde_json::from_str(self.spec.columns)
             .map_err(|cause| Fault::permanent(format!("the columns cannot be read: {cause}")))
     }
+}
 
-    pub(super) fn no_dataset(&self, session: &Session<'_>) -> Fault {
-        let (project, dataset) = (session.project, session.dataset);
-        Fault::permanent(format!(
-            "there is no dataset {dataset} in the project {project}; make it with: bq --location=LOCATION mk --dataset {project}:{dataset}"
-        ))
-    }
+pub(super) fn no_dataset(session: &Session<'_>) -> Fault {
+    let (project, dataset) = (session.project, session.dataset);
+    Fault::permanent(format!(
+        "there is no dataset {dataset} in the project {project}; make it with: bq --location=LOCATION mk --dataset {project}:{dataset}"
+    ))
 }
 
 /// Columns that are not in the table; BigQuery does not tell upper from lower case in names.

@@ -1,9 +1,13 @@
 //! Rows in their order, what became of the others, and when the next ones are due. Knows no sink.
 
+mod unsure;
+
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+
+use self::unsure::Unsure;
 
 /// Rows in memory at most, those on their way to the sink included.
 pub(super) const QUEUE_ROWS: usize = 10_000;
@@ -17,7 +21,7 @@ pub(super) const GATHER: Duration = Duration::from_millis(200);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The same where somebody must change something first.
-const PAUSE_MAX_PERMANENT: Duration = Duration::from_secs(60);
+const PAUSE_MAX_PERMANENT: Duration = Duration::from_mins(1);
 /// The same while the process ends.
 const PAUSE_MAX_DRAINING: Duration = Duration::from_secs(1);
 /// Faults of one kind are told once in this time.
@@ -63,11 +67,12 @@ pub(super) struct Queue {
     stats: LedgerStats,
     pause: Duration,
     resume_at: Option<Instant>,
-    /// The sink would better have no rows before.
-    held_until: Option<Instant>,
+    unsure: Unsure,
     /// The last failure was to make the sink ready.
     unprepared: bool,
     failing: Option<String>,
+    /// It will fail until somebody changes something.
+    refused: bool,
     note: Option<String>,
     draining: bool,
     told_lost: Option<Instant>,
@@ -86,8 +91,18 @@ pub(super) struct Pushed {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Take,
+    /// Until a batch is full, at most until then.
     WaitUntil(Instant),
-    WaitForRows,
+    /// Until there are rows, at most until then.
+    WaitForRows(Option<Instant>),
+}
+
+/// Rows on their way to the sink.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub rows: Vec<String>,
+    /// They were acknowledged before, by a sink that may have swallowed them.
+    pub once_more: bool,
 }
 
 impl Queue {
@@ -136,58 +151,73 @@ impl Queue {
     }
 
     pub(super) fn next(&self) -> Next {
-        let Some(since) = self.since else {
-            return Next::WaitForRows;
-        };
-        let mut due = since + GATHER;
-        if self.rows.len() >= BATCH_ROWS {
-            due = since;
+        let now = Instant::now();
+        let resume_at = self.resume_at.unwrap_or(now);
+        let unsure = self.unsure.due().filter(|_| !self.draining);
+        let unsure = unsure.map(|due| due.max(resume_at));
+        if unsure.is_some_and(|due| due <= now) {
+            return Next::Take;
         }
-        let due = self.resume_at.map_or(due, |at| at.max(due));
-        if due <= Instant::now() {
+        let Some(since) = self.since else {
+            return Next::WaitForRows(unsure);
+        };
+        let full = self.rows.len() >= BATCH_ROWS;
+        let due = if full { since } else { since + GATHER };
+        let due = due.max(resume_at);
+        if due <= now {
             Next::Take
         } else {
             Next::WaitUntil(due)
         }
     }
 
-    /// The oldest rows, as many as one write takes.
-    pub(super) fn take(&mut self) -> Vec<String> {
-        let mut bytes = 0;
-        let fitting = self.rows.iter().take(BATCH_ROWS).take_while(|row| {
-            bytes += row.len();
-            bytes <= BATCH_BYTES
-        });
-        let count = fitting.count().max(1).min(self.rows.len());
-        let batch: Vec<String> = self.rows.drain(..count).collect();
-        self.in_flight += batch.len();
+    /// The oldest rows, as many as one write takes; those to be sent once more come first.
+    pub(super) fn take(&mut self) -> Taken {
+        let due = self.unsure.due().filter(|_| !self.draining);
+        if due.is_some_and(|due| due <= Instant::now()) {
+            return Taken {
+                rows: one_write(self.unsure.rows_mut()),
+                once_more: true,
+            };
+        }
+        let rows = one_write(&mut self.rows);
+        self.in_flight += rows.len();
         if self.rows.is_empty() {
             self.since = None;
         }
-        batch
+        Taken {
+            rows,
+            once_more: false,
+        }
     }
 
     /// Rows that were taken and not written are the oldest again.
-    pub(super) fn give_back(&mut self, batch: Vec<String>) {
-        self.in_flight -= batch.len();
-        if !batch.is_empty() {
-            // They have waited already.
-            let now = Instant::now();
-            self.since = Some(now.checked_sub(GATHER).unwrap_or(now));
-        }
-        for row in batch.into_iter().rev() {
-            self.rows.push_front(row);
+    pub(super) fn give_back(&mut self, taken: Taken) {
+        let rows = if taken.once_more {
+            self.unsure.rows_mut()
+        } else {
+            self.in_flight -= taken.rows.len();
+            if !taken.rows.is_empty() {
+                // They have waited already.
+                let now = Instant::now();
+                self.since = Some(now.checked_sub(GATHER).unwrap_or(now));
+            }
+            &mut self.rows
+        };
+        for row in taken.rows.into_iter().rev() {
+            rows.push_front(row);
         }
     }
 
-    /// Rows that were taken and reached the sink, or that it refused for good.
-    pub(super) fn settle(&mut self, written: usize, invalid: usize) {
-        self.in_flight -= written + invalid;
-        self.stats.written += written as u64;
+    /// Rows that were taken and reached the sink, and how many it refused for good.
+    pub(super) fn settle(&mut self, written: Vec<String>, invalid: usize) {
+        self.in_flight -= written.len() + invalid;
+        self.stats.written += written.len() as u64;
         self.stats.invalid += invalid as u64;
-        if written > 0 {
+        if !written.is_empty() {
             self.stats.last_written = Some(SystemTime::now());
         }
+        self.unsure.keep(written);
     }
 
     /// A write ended well for all rows, or for all but some; true if the one before had failed.
@@ -204,23 +234,26 @@ impl Queue {
 
     fn recover(&mut self) -> bool {
         self.told_failing = None;
+        self.refused = false;
         self.failing.take().is_some()
     }
 
-    /// The sink may have rows, or would better have none for so long. False in the latter case.
-    pub(super) fn prepared(&mut self, wait: Option<Duration>, note: Option<String>) -> bool {
-        if std::mem::take(&mut self.unprepared) {
+    /// The sink may have rows, and for so long swallow them. True if it was not ready before.
+    pub(super) fn prepared(&mut self, new_for: Option<Duration>, note: Option<String>) -> bool {
+        let recovered = std::mem::take(&mut self.unprepared) && self.recover();
+        if recovered {
             self.pause = Duration::ZERO;
-            self.recover();
         }
         self.note = note;
-        self.held_until = wait.map(|wait| Instant::now() + wait);
-        if let Some(until) = self.held_until
-            && !self.draining
-        {
-            self.resume_at = Some(until);
+        if let Some(new_for) = new_for {
+            self.unsure.expect(new_for);
         }
-        wait.is_none()
+        recovered
+    }
+
+    /// Acknowledged rows that are to be sent once more.
+    pub(super) fn unsure(&self) -> usize {
+        self.unsure.len()
     }
 
     /// The sink cannot be made ready; [`Queue::fail`] follows.
@@ -236,6 +269,7 @@ impl Queue {
             self.stats.attempts.failed += 1;
         }
         self.failing = Some(text);
+        self.refused = permanent;
         let now = Instant::now();
         // Writes that fail side by side are one failure.
         if self.resume_at.is_none_or(|at| at <= now) {
@@ -250,18 +284,31 @@ impl Queue {
         is_due(&mut self.told_failing)
     }
 
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     pub(super) fn paused_until(&self) -> Option<Instant> {
         self.resume_at
     }
 
-    /// The process ends: pauses so far are over and the next are short. True if rows would better
-    /// have waited.
-    pub(super) fn hurry(&mut self) -> bool {
+    /// The process ends: pauses so far are over and the next are short.
+    pub(super) fn hurry(&mut self) {
         self.draining = true;
         self.pause = Duration::ZERO;
         self.resume_at = None;
-        self.held_until.is_some_and(|until| until > Instant::now())
     }
+}
+
+/// Takes as many rows as one write may have.
+fn one_write(rows: &mut VecDeque<String>) -> Vec<String> {
+    let mut bytes = 0;
+    let fitting = rows.iter().take(BATCH_ROWS).take_while(|row| {
+        bytes += row.len();
+        bytes <= BATCH_BYTES
+    });
+    let count = fitting.count().max(1).min(rows.len());
+    rows.drain(..count).collect()
 }
 
 fn is_due(told: &mut Option<Instant>) -> bool {

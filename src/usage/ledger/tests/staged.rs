@@ -102,9 +102,12 @@ impl Stage {
             Act::Fail => return Err(Fault::transient("down")),
             Act::Deny => return Err(Fault::permanent("denied")),
             Act::Refuse(id) => {
-                let refused = |row: &String| match id_of(row) == id {
-                    true => Verdict::Invalid("invalid".to_owned()),
-                    false => Verdict::Again("stopped".to_owned()),
+                let refused = |row: &String| {
+                    if id_of(row) == id {
+                        Verdict::Invalid("invalid".to_owned())
+                    } else {
+                        Verdict::Again("stopped".to_owned())
+                    }
                 };
                 return Ok(rows.iter().map(refused).collect());
             }

@@ -150,28 +150,57 @@ async fn rows_of_which_none_is_at_fault_are_sent_again_after_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rows_wait_for_a_new_table_and_the_process_does_not() {
-    let wait = Prepared {
-        wait: Some(Duration::from_secs(300)),
-        note: Some("new".to_owned()),
-    };
-    for patient in [true, false] {
-        let play = Play::of([]);
-        play.stage.prepares([Ok(wait.clone())]);
-        let running = play.start();
-        play.settle(0..3);
-        sleep(Duration::from_secs(299)).await;
-        assert_eq!(play.stage.seen(), []);
-        assert_eq!(play.ledger.stats().failing.as_deref(), Some("new"));
-        if patient {
-            sleep(Duration::from_secs(2)).await;
-            assert_eq!(play.ledger.stats().failing, None);
-            assert_eq!(play.taken().len(), 3);
-        }
-        assert_eq!(play.ledger.drain(Duration::from_secs(1)).await, 0);
-        assert_eq!(play.taken().len(), 3);
-        running.await.unwrap();
-    }
+async fn a_new_table_gets_its_rows_at_once_and_once_more_when_it_is_safe() {
+    let play = Play::of([]);
+    play.stage.prepares([Ok(Prepared {
+        new_for: Some(Duration::from_mins(5)),
+        note: None,
+    })]);
+    let running = play.start();
+    play.settle(0..3);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((play.times(), play.ledger.waiting()), (vec![200], 0));
+    sleep(Duration::from_secs(297)).await;
+    play.settle(3..5);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(play.times(), [200, 298_200]);
+    // Once more: not at the first try, and beside rows that come by then.
+    play.stage.always(Act::Fail);
+    sleep(Duration::from_millis(1_500)).await;
+    play.stage.always(Act::Take);
+    play.settle(5..6);
+    sleep(Duration::from_secs(5)).await;
+    let mut taken = play.stage.taken();
+    taken.sort();
+    assert_eq!(
+        taken,
+        ["0", "0", "1", "1", "2", "2", "3", "3", "4", "4", "5"]
+    );
+    let stats = play.ledger.stats();
+    assert_eq!((stats.written, stats.waiting, stats.failing), (6, 0, None));
+    // And no third time.
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(play.stage.taken().len(), 11);
+    assert_eq!(play.ledger.drain(Duration::from_secs(1)).await, 0);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_process_ends_without_waiting_for_a_table_to_grow_old() {
+    let play = Play::of([]);
+    play.stage.prepares([Ok(Prepared {
+        new_for: Some(Duration::from_mins(5)),
+        note: None,
+    })]);
+    let running = play.start();
+    play.settle(0..3);
+    sleep(Duration::from_secs(1)).await;
+    play.settle(3..4);
+    let began = Instant::now();
+    assert_eq!(play.ledger.drain(Duration::from_secs(8)).await, 0);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(play.taken().len(), 4);
+    running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +251,7 @@ async fn a_sink_that_never_answers_costs_no_more_than_the_time_given() {
 #[tokio::test(start_paused = true)]
 async fn at_the_end_pauses_are_short() {
     let play = Play::of([]);
-    play.stage.always(Act::Deny);
+    play.stage.always(Act::Fail);
     let running = play.start();
     play.settle(0..1);
     sleep(Duration::from_secs(200)).await;
@@ -233,5 +262,20 @@ async fn at_the_end_pauses_are_short() {
     assert!(play.times().len() > before + 5);
     play.stage.always(Act::Take);
     assert_eq!(ending.await.unwrap(), 0);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_refuses_everything_is_not_asked_for_long() {
+    let play = Play::of([]);
+    play.stage.always(Act::Deny);
+    let running = play.start();
+    play.settle(0..3_000);
+    sleep(Duration::from_secs(1)).await;
+    let before = play.times().len();
+    let began = Instant::now();
+    assert_eq!(play.ledger.drain(Duration::from_secs(8)).await, 3_000);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(play.times().len(), before + 4, "each lane once");
     running.await.unwrap();
 }

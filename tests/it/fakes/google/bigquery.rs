@@ -207,6 +207,14 @@ impl BigQuery {
         state.tables.values_mut().for_each(Table::settle);
     }
 
+    /// A table looks as if it had been made so long ago; lags hold for it as before.
+    pub fn age_table(&self, project: &str, dataset: &str, table: &str, age: Duration) {
+        let key = (project.to_owned(), dataset.to_owned(), table.to_owned());
+        let mut state = self.shared.state();
+        let table = state.tables.get_mut(&key).expect("a table");
+        table.age(age);
+    }
+
     /// How long insert ids are remembered; zero stores every row again that is sent again.
     pub fn remember_insert_ids(&self, window: Duration) {
         self.shared.state().orders.insert_id_window = window;
@@ -287,8 +295,13 @@ impl BigQuery {
 
 /// Milliseconds since 1970, as the API writes them.
 fn now_ms() -> String {
+    ms_ago(Duration::ZERO)
+}
+
+fn ms_ago(age: Duration) -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.expect("a clock after 1970").as_millis().to_string()
+    let since = since.expect("a clock after 1970").saturating_sub(age);
+    since.as_millis().to_string()
 }
 
 /// Whether less than `span` has passed.

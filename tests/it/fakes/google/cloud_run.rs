@@ -8,7 +8,7 @@
 mod project;
 mod rules;
 
-pub use project::Project;
+pub use project::{LOG_WRITER, Project};
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -33,11 +33,12 @@ pub const REGION: &str = "us-central1";
 const TOKEN: &str = "ya29.a-token-of-the-test";
 
 /// The parts of Google that the scripts use, by gcloud's names.
-const APIS: [&str; 8] = [
+const APIS: [&str; 9] = [
     "artifactregistry",
     "cloudbuild",
     "cloudresourcemanager",
     "iam",
+    "logging",
     "run",
     "secretmanager",
     "serviceusage",

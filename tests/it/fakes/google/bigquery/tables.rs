@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::refusal::Refusal;
 use super::schema::{self, Field, Mode};
-use super::{State, cell, now_ms, within};
+use super::{State, cell, ms_ago, now_ms, within};
 
 /// When a settled table was made.
 const LONG_AGO_MS: &str = "1700000000000";
@@ -60,6 +60,12 @@ impl Table {
     pub fn settle(&mut self) {
         self.settled = true;
         self.written["creationTime"] = json!(LONG_AGO_MS);
+    }
+
+    /// As if it had been made so long ago, for who looks at it.
+    pub fn age(&mut self, age: Duration) {
+        self.written["creationTime"] = json!(ms_ago(age));
+        self.settled = false;
     }
 
     /// The columns that inserts know by now.

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use super::{Call, PROJECT, REGION, refusal};
 
+/// Whom Google lets a log sink write as.
+pub const LOG_WRITER: &str = "serviceAccount:service-1@gcp-sa-logging.iam.gserviceaccount.com";
+
 /// What is in the project.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Project {
@@ -183,7 +186,7 @@ impl Project {
                 .map(|id| format!("{id}@{PROJECT}.iam.gserviceaccount.com")),
             "secretmanager" => from_query("secretId"),
             "artifactregistry" => from_query("repositoryId"),
-            "storage" => text(&call.body["name"]),
+            "storage" | "logging" => text(&call.body["name"]),
             _ => None,
         };
         let Some(id) = id else { return unknown(call) };
@@ -193,7 +196,11 @@ impl Project {
         }
         let mut made = call.body.clone();
         let (_, name) = path.split_once("/v1/").unwrap_or_default();
-        made["name"] = json!(if host == "storage" { &id } else { name });
+        let short = host == "storage" || host == "logging";
+        made["name"] = json!(if short { &id } else { name });
+        if host == "logging" {
+            made["writerIdentity"] = json!(LOG_WRITER);
+        }
         if host == "iam" {
             made = json!({"name": name, "email": id, "displayName": call.body["serviceAccount"]["displayName"]});
         }
