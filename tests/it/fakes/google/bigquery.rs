@@ -222,6 +222,11 @@ impl BigQuery {
         orders.page_rows = page_rows;
     }
 
+    /// A right that the caller lacks, when it asks.
+    pub fn withhold(&self, right: &str) {
+        self.shared.state().orders.withheld.push(right.to_owned());
+    }
+
     /// From now on every call needs this bearer token.
     pub fn require_bearer(&self, token: &str) {
         self.shared.state().orders.bearer = Some(token.to_owned());

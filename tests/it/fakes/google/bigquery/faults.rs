@@ -82,6 +82,8 @@ pub struct Orders {
     pub query_runs: Duration,
     pub page_rows: usize,
     pub bearer: Option<String>,
+    /// Rights that the caller lacks when it asks for its rights.
+    pub withheld: Vec<String>,
     pub discovery: Option<String>,
 }
 
@@ -96,6 +98,7 @@ impl Default for Orders {
             query_runs: Duration::ZERO,
             page_rows: 100_000,
             bearer: None,
+            withheld: Vec::new(),
             discovery: None,
         }
     }
