@@ -215,6 +215,24 @@ async fn the_end_comes_first_and_every_call_is_in_the_table_or_in_the_log() {
 }
 
 #[tokio::test]
+async fn one_trouble_after_another_and_then_the_end_loses_no_call() {
+    let mut bench = Bench::new(&[("DRAIN_SECONDS", "4")]).await;
+    for trouble in ALL {
+        trouble.begin(&mut bench.bigquery).await;
+        bench.call(40).await;
+        trouble.end(&mut bench.bigquery).await;
+        bench.call(10).await;
+    }
+    // In the middle of it the answers get lost, and the process is told to end.
+    Trouble::Lost.begin(&mut bench.bigquery).await;
+    bench.call(100).await;
+    assert_eq!(bench.gate.stop().await.code(), Some(0));
+    let figures = bench.figures().await;
+    println!("one after another: {figures:?}");
+    assert_eq!((figures.admitted, figures.in_log_only), (900, 0));
+}
+
+#[tokio::test]
 async fn a_stream_that_is_cut_at_the_end_still_reaches_a_slow_table() {
     let mut bench = Bench::new(&[("DRAIN_SECONDS", "5")]).await;
     bench
