@@ -7,10 +7,12 @@
 
 mod insert;
 mod probe;
+mod query;
 mod rest;
 mod schema;
 
 pub use insert::Verdict;
+pub use query::{Cells, Parameter, TABLE};
 pub use schema::Prepared;
 
 use std::collections::HashMap;

@@ -6,7 +6,7 @@ mod id_token;
 mod metadata;
 mod secrets;
 
-pub use bigquery::{Prepared, Table, TableSpec, Verdict};
+pub use bigquery::{Cells, Parameter, Prepared, TABLE, Table, TableSpec, Verdict};
 pub use id_token::{IdToken, TokenSource};
 pub use metadata::Metadata;
 pub use secrets::{EDIT_WAIT, MAX_SECRET_BYTES, SecretVersion, Secrets};

@@ -43,6 +43,8 @@ pub enum Fault {
     Never,
     /// Done at once, answered later.
     Late(Duration),
+    /// Nothing is done, and rows are acknowledged as if they were stored.
+    Swallow,
     /// Done, and the connection breaks before the answer.
     Lost,
     /// Done, and answered with a page of HTML and status 200.

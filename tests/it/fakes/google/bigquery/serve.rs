@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::faults::{Fault, Operation};
 use super::refusal::Refusal;
-use super::{Shared, routes};
+use super::{Shared, insert, routes};
 
 const BACKLOG: u32 = 1024;
 const HTML: &str = "<!DOCTYPE html>\n<html lang=en>\n<title>Error 502 (Server Error)!!1</title>\n\
@@ -119,12 +119,13 @@ async fn answer(
     call.interfered = fault.is_some();
     // A call is on record when what it wants was done, so that who waits for it finds the rows.
     let record = |call: &Call| shared.calls.send_modify(|calls| calls.push(call.clone()));
-    if let Some(Fault::Refuse(_) | Fault::Html | Fault::Never) = fault {
+    if let Some(Fault::Refuse(_) | Fault::Html | Fault::Never | Fault::Swallow) = fault {
         record(&call);
     }
     match fault {
         Some(Fault::Refuse(refusal)) => return Ok(json(Err(refusal))),
         Some(Fault::Html) => return Ok(html(StatusCode::BAD_GATEWAY)),
+        Some(Fault::Swallow) => return Ok(json(Ok(insert::acknowledged()))),
         Some(Fault::Never) => std::future::pending().await,
         _ => {}
     }
