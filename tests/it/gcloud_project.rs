@@ -70,16 +70,22 @@ async fn a_project_is_set_up_from_nothing_again_without_change_and_taken_down() 
     assert!(second.status.success(), "{}", words(&second));
     assert!(cloud.project() == made, "the second run changed something");
 
-    let kept = output(script(&cloud, &folder, "teardown.sh", &["--yes"])).await;
-    assert!(kept.status.success(), "{}", words(&kept));
-    let left = cloud.project();
-    assert!(left.has("vllm-api-keys") && left.has("tollgate") && left.has(models));
-    assert_eq!(left.rights("tollgate-build"), rights(&[]));
-
-    let gone = output(script(&cloud, &folder, "teardown.sh", &["--yes", "--data"])).await;
+    let gone = output(script(&cloud, &folder, "teardown.sh", &["--yes"])).await;
     assert!(gone.status.success(), "{}", words(&gone));
     let left = cloud.project();
-    assert!(left.resources.is_empty(), "{:#?}", left.resources);
+    // What nobody can make again stays.
+    for kept in ["vllm-api-keys", "datasets/tollgate", models] {
+        assert!(left.has(kept), "{kept} is gone: {:#?}", left.resources);
+    }
+    for gone in [
+        "repositories/tollgate",
+        "tollgate-smoke-key",
+        "tollgate-usage",
+        account,
+    ] {
+        assert!(!left.has(gone), "{gone} is there: {:#?}", left.resources);
+    }
+    assert_eq!(left.rights("tollgate-build"), rights(&[]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

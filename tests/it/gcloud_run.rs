@@ -20,8 +20,8 @@ const SERVICES: [(&str, &str, &str); 3] = [
 
 /// A stand-in for Cloud Run, and a folder for gcloud; `None` where there is no gcloud.
 pub async fn cloud() -> Option<(CloudRun, TempDir)> {
-    let installed = Command::new("gcloud").arg("version").output();
-    if !installed.is_ok_and(|output| output.status.success()) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|folder| folder.join("gcloud").is_file()) {
         println!("skipped: gcloud is not installed");
         return None;
     }
