@@ -12,6 +12,7 @@ use crate::calls::chat;
 use crate::fakes::google::bigquery::{BigQuery, Fault, Lags, Operation, Refusal};
 use crate::fakes::google::metadata::{self, Metadata};
 use crate::fakes::model_server::{ModelServer, Settings};
+use crate::harness::Gate;
 
 #[tokio::test]
 async fn a_missing_table_is_made_and_gets_its_rows_at_once() {
@@ -105,7 +106,7 @@ async fn instances_that_start_at_once_make_one_table() {
     }
     let refused = gates
         .iter()
-        .flat_map(|gate| gate.log())
+        .flat_map(Gate::log)
         .filter(|line| line["severity"] == "ERROR");
     assert_eq!(refused.count(), 0);
 }
