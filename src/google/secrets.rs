@@ -186,7 +186,7 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
             )
         }
         Code::NotFound => format!(
-            "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add`{said}"
+            "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add NAME --create`{said}"
         ),
         Code::FailedPrecondition => format!(
             "{name} is disabled or destroyed, and no older version takes its place: enable it, or add a version{said}"

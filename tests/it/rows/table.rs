@@ -242,7 +242,7 @@ async fn serve_without(words: &str, bigquery: BigQuery) {
     assert_eq!(bench.gate.stop().await.code(), Some(0));
     let figures = bench.figures().await;
     assert_eq!(figures.in_log_only, 10, "{words}");
-    let told = bench.told_once("did not acknowledge all").await;
+    let told = bench.told_once("not acknowledged in time").await;
     assert_eq!(told["left"], 10);
 }
 
