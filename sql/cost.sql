@@ -145,10 +145,13 @@ shares AS (
     nanos * ((billed_us - used_us) / billed_us) AS share
   FROM loads
 ),
--- Largest remainder: all are rounded down, what is left goes to those that lost most, one each.
+-- Largest remainder: all are rounded down, what is left goes to those that lost most, one each. Of sums
+-- with more than fifteen digits (yen, rupiah) shares are known less well than to a billionth; the first
+-- in line takes what they are wrong by.
 floors AS (
   SELECT
     *,
+    COUNT(*) OVER (PARTITION BY invoice_month, currency, day, pool, resource) AS places,
     nanos - SUM(CAST(FLOOR(share) AS INT64)) OVER (PARTITION BY invoice_month, currency, day, pool, resource) AS left_over,
     ROW_NUMBER() OVER (
       PARTITION BY invoice_month, currency, day, pool, resource
@@ -158,9 +161,13 @@ floors AS (
 )
 SELECT
   invoice_month, currency, day, pool, resource, line, team, principal, key_name, username,
-  CAST(FLOOR(share) AS INT64) + IF(place <= left_over, 1, 0) AS nanos
+  CAST(FLOOR(share) AS INT64) + CASE
+    WHEN left_over BETWEEN 0 AND places THEN IF(place <= left_over, 1, 0)
+    WHEN place = 1 THEN left_over
+    ELSE 0
+  END AS nanos
 FROM floors
-WHERE line = 'usage' OR share != 0 OR place <= left_over;
+WHERE line = 'usage' OR share != 0 OR place <= ABS(left_over);
 
 -- Per invoice month, day and payer. `cost` is exact: add it up as you like. `amount` is `cost` in
 -- whole cents, up or down by less than one, so that the amounts of a month are that month's bill.

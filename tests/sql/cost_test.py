@@ -216,6 +216,15 @@ class Finance(unittest.TestCase):
                    tables(calls, charges))
         self.assertEqual([(r["currency"], r["amount"]) for r in rows], [("EUR", Decimal("0.03")), ("USD", Decimal("0.01"))])
 
+    def test_sums_of_a_small_currency_are_exact_too(self):
+        # Eighteen digits in billionths: more than a float has.
+        calls = [call(f"c{i}", DAY, 3 * i, tokens=(100, 0, 7 * i), key_name=f"k{i}") for i in range(1, 6)]
+        for cost in (10**8 + 1, 987_654_321, -594_058_177, 735_314_026):
+            charges = [charge("gpu", DAY, cost, amount=HOUR, currency="IDR")]
+            shares = costs(calls, charges)
+            self.assertEqual(len(shares), 6)
+            self.assertEqual(sum(shares.values()), cost)
+
 
 if __name__ == "__main__":
     unittest.main()
