@@ -77,6 +77,8 @@ pub(super) struct Queue {
     draining: bool,
     told_lost: Option<Instant>,
     told_failing: Option<Instant>,
+    /// The failure that lasts was told, so that its end is worth telling.
+    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -220,7 +222,7 @@ impl Queue {
         self.unsure.keep(written);
     }
 
-    /// A write ended well for all rows, or for all but some; true if the one before had failed.
+    /// A write ended well for all rows, or for all but some; true if it is time to say so.
     pub(super) fn succeed(&mut self, whole: bool) -> bool {
         if whole {
             self.stats.attempts.whole += 1;
@@ -233,22 +235,23 @@ impl Queue {
     }
 
     fn recover(&mut self) -> bool {
-        self.told_failing = None;
         self.refused = false;
-        self.failing.take().is_some()
+        self.failing = None;
+        std::mem::take(&mut self.is_told)
     }
 
-    /// The sink may have rows, and for so long swallow them. True if it was not ready before.
+    /// The sink may have rows, and for so long swallow them. True if it was not ready before and it is
+    /// time to say so.
     pub(super) fn prepared(&mut self, new_for: Option<Duration>, note: Option<String>) -> bool {
-        let recovered = std::mem::take(&mut self.unprepared) && self.recover();
-        if recovered {
-            self.pause = Duration::ZERO;
-        }
         self.note = note;
         if let Some(new_for) = new_for {
             self.unsure.expect(new_for);
         }
-        recovered
+        if !std::mem::take(&mut self.unprepared) {
+            return false;
+        }
+        self.pause = Duration::ZERO;
+        self.recover()
     }
 
     /// Acknowledged rows that are to be sent once more.
@@ -281,7 +284,9 @@ impl Queue {
             self.pause = (self.pause * 2).clamp(PAUSE_MIN, longest);
             self.resume_at = Some(now + self.pause);
         }
-        is_due(&mut self.told_failing)
+        let tell = is_due(&mut self.told_failing);
+        self.is_told |= tell;
+        tell
     }
 
     pub(super) fn is_refused(&self) -> bool {

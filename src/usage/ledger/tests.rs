@@ -188,6 +188,18 @@ fn faults_are_told_once_in_a_while() {
     assert_eq!(told, [1]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_comes_and_goes_is_told_of_once_in_a_while() {
+    let mut queue = Queue::default();
+    let mut told = (0, 0);
+    for _ in 0..150 {
+        told.0 += usize::from(queue.fail(String::new(), false));
+        told.1 += usize::from(queue.succeed(true));
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    assert_eq!(told, (2, 2), "failures and recoveries in fifteen seconds");
+}
+
 #[tokio::test]
 async fn a_table_that_refuses_for_a_while_loses_nothing() {
     let bench = Bench::new().await;
