@@ -24,6 +24,8 @@ Examples:
   tollgate serve --port 8080 --vllm-endpoint http://10.0.0.5:8000
   tollgate check                               print the effective configuration, secrets as stars
   tollgate usage --by key --since 7d           what was used
+  tollgate keys rotate ci --project my-project --secret vllm-api-keys
+                                               a new key in Secret Manager; the old one works on for a day
 
 Exit codes:
   0   fine

@@ -7,10 +7,12 @@
 
 mod insert;
 mod probe;
+mod query;
 mod rest;
 mod schema;
 
 pub use insert::Verdict;
+pub use query::{Cells, Parameter, TABLE};
 pub use schema::Prepared;
 
 use std::collections::HashMap;
@@ -25,7 +27,7 @@ use google_cloud_auth::credentials::AccessTokenCredentials;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::{Fault, Google};
+use super::{Fault, Google, no_credentials};
 use crate::config::TableRef;
 
 /// Longest wait for a connection.
@@ -170,7 +172,7 @@ impl Table {
         };
         let text = match tokio::time::timeout(TOKEN_LIMIT, credentials.access_token()).await {
             Ok(Ok(token)) => return Ok(token.token),
-            Ok(Err(cause)) => format!("no token for BigQuery: {cause}"),
+            Ok(Err(cause)) => no_credentials("BigQuery", &cause),
             Err(_) => "no token for BigQuery came in time".to_owned(),
         };
         // Credentials that failed for good stay so.

@@ -253,7 +253,10 @@ async fn ask_default(audience: &str) -> Result<String, Fault> {
     })?;
     credentials.id_token().await.map_err(|cause| Fault {
         permanent: !cause.is_transient(),
-        text: cause.to_string(),
+        text: format!(
+            "the Google credentials of this machine give none; see that there are any ({})",
+            anyhow::Error::new(cause).root_cause()
+        ),
     })
 }
 

@@ -6,7 +6,7 @@ mod id_token;
 mod metadata;
 mod secrets;
 
-pub use bigquery::{Prepared, Table, TableSpec, Verdict};
+pub use bigquery::{Cells, Parameter, Prepared, TABLE, Table, TableSpec, Verdict};
 pub use id_token::{IdToken, TokenSource};
 pub use metadata::Metadata;
 pub use secrets::{EDIT_WAIT, MAX_SECRET_BYTES, SecretVersion, Secrets};
@@ -20,6 +20,9 @@ use crate::config::GoogleConfig;
 
 /// What every token is good for; what it may do is decided by the roles of its account.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+
+/// Of what others say, so much is repeated.
+const MOST_SAID_CHARS: usize = 300;
 
 /// Why one of Google's services did not do what it was asked; for logs and people at a terminal,
 /// never for clients.
@@ -124,4 +127,29 @@ impl Google {
             Fault::permanent(format!("there are no Google credentials to use: {cause}"))
         })
     }
+}
+
+/// That there are no credentials for `what`, why, and what to do. Only the first cause is repeated: the
+/// library's own words about it speak of attempts.
+fn no_credentials(what: &str, error: &dyn std::error::Error) -> String {
+    format!(
+        "this process has no Google credentials for {what}; on Google Cloud its service needs an account, elsewhere run `gcloud auth application-default login`{}",
+        first_cause(error)
+    )
+}
+
+/// The first cause, in brackets, as a part of a line.
+fn first_cause(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.last().map_or_else(String::new, |cause| {
+        format!(" ({})", shortened(&cause.to_string()))
+    })
+}
+
+/// Another's words, short and in one line.
+fn shortened(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MOST_SAID_CHARS)
+        .collect()
 }

@@ -19,7 +19,7 @@ use google_cloud_secretmanager_v1::model::AccessSecretVersionResponse;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::{Fault, Google};
+use super::{Fault, Google, first_cause, no_credentials, shortened};
 use crate::config::SecretRef;
 use crate::secret::Secret;
 
@@ -29,8 +29,6 @@ const ACCESSOR: &str = "roles/secretmanager.secretAccessor";
 /// nobody says so. A Secret Manager that is merely slow answers the second one.
 const ATTEMPTS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 const PAUSE: Duration = Duration::from_millis(100);
-/// Of what Google says, so much is repeated.
-const MOST_SAID_CHARS: usize = 300;
 
 /// A client of Secret Manager.
 pub struct Secrets {
@@ -169,10 +167,7 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
     if error.is_authentication() {
         return Fault {
             permanent: !error.is_transient_and_before_rpc(),
-            text: format!(
-                "this process has no Google credentials for {name}; on Google Cloud its service needs an account, elsewhere run `gcloud auth application-default login`{}",
-                root(error)
-            ),
+            text: no_credentials(name, error),
         };
     }
     let said = said(error.status().map_or("", |status| &status.message));
@@ -186,7 +181,7 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
             )
         }
         Code::NotFound => format!(
-            "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add`{said}"
+            "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add NAME --create`{said}"
         ),
         Code::FailedPrecondition => format!(
             "{name} is disabled or destroyed, and no older version takes its place: enable it, or add a version{said}"
@@ -219,16 +214,11 @@ fn outage(error: &Error, code: Code, name: &str) -> String {
         None if error.is_deserialization() => {
             format!("Secret Manager's answer for {name} cannot be read")
         }
-        None => format!("Secret Manager cannot be reached for {name}{}", root(error)),
+        None => format!(
+            "Secret Manager cannot be reached for {name}{}",
+            first_cause(error)
+        ),
     }
-}
-
-/// The first cause, in brackets: all others only repeat it.
-fn root(error: &Error) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |c| c.source());
-    causes.last().map_or_else(String::new, |cause| {
-        format!(" ({})", shortened(&cause.to_string()))
-    })
 }
 
 /// Another's words, as a part of a line.
@@ -237,13 +227,6 @@ fn said(text: &str) -> String {
         return String::new();
     }
     format!(" (Google says: {})", shortened(text))
-}
-
-fn shortened(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MOST_SAID_CHARS)
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The usage table: rows in, sums out.
 
+use std::collections::HashSet;
+
 use sqlx::Row;
 
 use super::{Store, StoreError};
@@ -60,6 +62,10 @@ const BY_LABEL: &str = totals!(
     "total_tokens DESC, name"
 );
 
+/// Those of `$1`, a JSON array, that are there.
+const RECORDED: &str =
+    "SELECT request_id FROM usage WHERE request_id IN (SELECT value FROM json_each($1))";
+
 /// What calls are added up by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grouping {
@@ -106,6 +112,19 @@ impl Store {
         batch.push(']');
         sqlx::query(INSERT).bind(batch).execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Those of the request ids that have a row.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or has no usage table.
+    pub async fn recorded(&self, request_ids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let ids = serde_json::Value::from(request_ids).to_string();
+        let rows = sqlx::query(RECORDED)
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     /// Sums of the calls that started at or after `since_us` (microseconds since 1970, UTC).

@@ -136,7 +136,7 @@ impl Ledger {
             tracing::error!(
                 left,
                 cause = stats.failing,
-                "the sink did not acknowledge all usage rows in time: the log has them"
+                "usage rows were not acknowledged in time: they may be in the log alone"
             );
         }
         left

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::fakes::google::secret_manager::{Kind, Order, SecretManager};
+use super::fakes::google::secret_manager::{Call, Kind, Order, SecretManager};
 
 const TOKEN: &str = "ya29.a-token-for-tests";
 
@@ -129,7 +129,9 @@ async fn gcloud_makes_reads_and_removes_secrets_of_the_fake() {
     assert!(server.secret("p", "keys").is_null());
     let gone = gcloud.fails("secrets describe keys");
     assert!(gone.contains("NOT_FOUND"), "{gone}");
-    assert!(server.calls().iter().all(|call| call.kind.is_some()));
+    let calls = server.calls();
+    let is_known = |call: &Call| call.kind.is_some() && call.token.as_deref() == Some(TOKEN);
+    assert!(calls.iter().all(is_known), "{calls:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,5 +40,6 @@ mod smoke;
 mod starting;
 mod tidy;
 mod usage;
+mod usage_bigquery;
 mod waiting;
 mod walk;

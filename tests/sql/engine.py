@@ -3,7 +3,8 @@
 BigQuery's SQL is translated by sqlglot and run by DuckDB, in memory. One JSON object per line of
 standard input is one query, one JSON object per line of standard output is its answer:
 
-    {"query": "SELECT ...", "parameters": {"since": {"type": "TIMESTAMP", "value": "..."}},
+    {"query": "SELECT ...", "parameters": {"since": {"type": "TIMESTAMP", "value": "..."},
+                                           "ids": {"type": "ARRAY", "array_type": "STRING", "values": [...]}},
      "tables": {"dataset.table": {"schema": [...], "rows": [...]}}, "views": {"dataset.v": "SELECT ..."}}
 
 A project before the dataset is ignored. The answer is one of
@@ -169,8 +170,10 @@ def literal(parameter):
     """A query parameter as a typed constant."""
     kind = parameter.get("type", "STRING")
     if kind == "ARRAY":
-        inner = parameter["array_type"]
-        return exp.Array(expressions=[literal({"type": inner, "value": value}) for value in parameter["values"]])
+        # One cast of the whole: long arrays are looked at element by element.
+        values = [exp.Literal.string(str(value)) for value in parameter["values"]]
+        whole = exp.DataType.build(f"ARRAY<{parameter['array_type']}>", dialect="bigquery")
+        return exp.cast(exp.Array(expressions=values), whole)
     value = parameter.get("value")
     constant = exp.Null() if value is None else exp.Literal.string(re.sub(r" ?UTC$", "+00", str(value)))
     return exp.cast(constant, exp.DataType.build(kind, dialect="bigquery"))

@@ -61,6 +61,14 @@ class Engine(unittest.TestCase):
         self.assertEqual(reply["rows"], [["2"]])
         self.assertIn("'since' not found", query("SELECT @since")["error"])
 
+    def test_a_parameter_may_be_an_array(self):
+        ids = {"type": "ARRAY", "array_type": "STRING", "values": ["c", "a", "x'y"]}
+        reply = query("SELECT id FROM d.t WHERE id IN UNNEST(@ids) ORDER BY id", parameters={"ids": ids})
+        self.assertEqual(reply["rows"], [["a"], ["c"]])
+        none = {"type": "ARRAY", "array_type": "INT64", "values": []}
+        reply = query("SELECT COUNT(*) AS n FROM d.t WHERE n IN UNNEST(@ns)", parameters={"ns": none})
+        self.assertEqual(reply["rows"], [["0"]])
+
     def test_views_may_use_one_another(self):
         views = {"d.w": "SELECT id FROM d.v WHERE n = 2", "p-1.d.v": "SELECT id, n FROM `p-1.d.t`"}
         self.assertEqual(query("SELECT * FROM d.w", views=views)["rows"], [["b"]])

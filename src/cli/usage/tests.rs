@@ -1,9 +1,12 @@
 //! The report as its readers see it.
 
+use std::time::Duration;
+
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 use time::macros::datetime;
 
+use super::report::{csv, csv_cell, json as json_text, table};
 use super::*;
 use crate::config::{GoogleConfig, KeysSource, SinkKind};
 
@@ -123,7 +126,7 @@ key,requests,prompt_tokens,cached_tokens,completion_tokens,total_tokens,errors
 
 #[test]
 fn json_is_an_array_of_objects() {
-    let text = json("label:team", &[group(Some("ml"), 2), group(None, 1)]);
+    let text = json_text("label:team", &[group(Some("ml"), 2), group(None, 1)]);
     let value: Value = serde_json::from_str(&text).unwrap();
     let figures = json!({"requests": 2, "prompt_tokens": 1000, "cached_tokens": 10, "completion_tokens": 5,
         "total_tokens": 1005, "errors": 1});
@@ -134,7 +137,7 @@ fn json_is_an_array_of_objects() {
         .extend(figures.as_object().unwrap().clone());
     assert_eq!(value[0], first);
     assert_eq!(value[1]["label:team"], Value::Null);
-    assert_eq!(json("key", &[]), "[]\n");
+    assert_eq!(json_text("key", &[]), "[]\n");
 }
 
 #[tokio::test]
@@ -166,9 +169,10 @@ async fn an_empty_table_says_so_in_each_format() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tollgate.db");
     let _writer = Store::open(&path).await.unwrap();
+    let place = Place::Embedded(path);
     let since = datetime!(2026-11-01 0:00 UTC);
     let print = async |format| {
-        report(&args(&["--format", format]).unwrap(), &path, since)
+        report(&args(&["--format", format]).unwrap(), &place, since)
             .await
             .unwrap()
     };
@@ -200,9 +204,10 @@ async fn calls_count_from_the_moment_named_on() {
         .insert_usage(&[row.to_string()])
         .await
         .unwrap();
+    let place = Place::Embedded(path);
     let csv = args(&["--format", "csv"]).unwrap();
     let begins = datetime!(2026-11-01 0:00 UTC);
-    let lines = async |since| report(&csv, &path, since).await.unwrap().lines().count();
+    let lines = async |since| report(&csv, &place, since).await.unwrap().lines().count();
     assert_eq!(lines(begins).await, 2);
     assert_eq!(lines(begins + Duration::from_micros(1)).await, 1);
 }

@@ -136,7 +136,13 @@ fn describe(error: &ErrorProto) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::{GoogleConfig, TableRef};
+    use crate::google::{Google, TableSpec};
 
     fn error(reason: &str, message: &str) -> ErrorProto {
         ErrorProto {
@@ -165,5 +171,79 @@ mod tests {
             Verdict::Invalid("invalid: no number".to_owned())
         );
         assert_eq!(judge(&[]), Verdict::Again(String::new()));
+    }
+
+    fn table() -> Table {
+        // Another test may have installed it.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let google = Google::new(&GoogleConfig::default()).unwrap();
+        let name = TableRef {
+            project: Some("p".to_owned()),
+            dataset: "d".to_owned(),
+            table: "t".to_owned(),
+        };
+        let spec = TableSpec {
+            columns: "[]",
+            partition_by: "at",
+            cluster_by: &[],
+            insert_id: "id",
+            description: "",
+            labels: HashMap::new(),
+        };
+        Table::new(&Arc::new(google), &name, spec)
+    }
+
+    fn row_error(index: i32, error: ErrorProto) -> RowErrors {
+        RowErrors {
+            errors: Some(vec![error]),
+            index: Some(index),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_column_is_final_after_a_quarter_of_an_hour() {
+        let table = table();
+        let unknown = || [row_error(1, error("invalid", "no such field: x."))];
+        let is_final = || {
+            let verdicts = table.verdicts(2, &unknown());
+            assert!(matches!(verdicts[0], Verdict::Again(_)));
+            matches!(verdicts[1], Verdict::Invalid(_))
+        };
+        assert!(!is_final());
+        tokio::time::advance(Duration::from_mins(14)).await;
+        assert!(!is_final());
+        tokio::time::advance(Duration::from_mins(2)).await;
+        assert!(is_final());
+        // It was known in between: the doubt begins anew.
+        assert_eq!(table.verdicts(1, &[]), [Verdict::Accepted]);
+        assert!(!is_final());
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_rows_that_were_not_sent_is_ignored() {
+        let errors = [
+            row_error(7, error("invalid", "x")),
+            row_error(-1, error("invalid", "x")),
+        ];
+        let verdicts = table().verdicts(2, &errors);
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| matches!(verdict, Verdict::Again(_)))
+        );
+    }
+
+    #[tokio::test]
+    async fn rows_go_with_their_id_and_without_columns_that_the_table_lacks() {
+        let table = table();
+        table.known().absent = vec!["new".to_owned()];
+        let rows = [r#"{"id":"7","new":1,"old":null,"list":[{"key":"k"}]}"#.to_owned()];
+        let request = serde_json::to_value(table.request(&rows).unwrap()).unwrap();
+        assert_eq!(
+            request["rows"],
+            serde_json::json!([{"insertId": "7", "json": {"id": "7", "old": null, "list": [{"key": "k"}]}}])
+        );
+        assert_eq!(request["ignoreUnknownValues"], false);
+        assert_eq!(request["skipInvalidRows"], false);
     }
 }

@@ -43,6 +43,8 @@ impl Refused {
     fn of(error: &Error, name: &str) -> Self {
         let fault = fault_of(error, name, ADMIN);
         let why = match code_of(error) {
+            // Nothing was sent, and a person at a terminal should not wait for credentials to appear.
+            _ if error.is_authentication() => Why::Final,
             Code::NotFound => Why::Missing,
             Code::AlreadyExists => Why::Exists,
             Code::FailedPrecondition | Code::Aborted => Why::Changed,

@@ -280,7 +280,7 @@ impl Edit<'_> {
         loop {
             match self.heed(self.secrets.get(&self.path)).await {
                 Err(refused) if refused.is_passing() && !self.is_over() => {
-                    self.pause(PAUSE_MS).await
+                    self.pause(PAUSE_MS).await;
                 }
                 outcome => return outcome,
             }
@@ -292,7 +292,7 @@ impl Edit<'_> {
         loop {
             match self.heed(self.secrets.version(&self.path, number)).await {
                 Err(refused) if refused.is_passing() && !self.is_over() => {
-                    self.pause(PAUSE_MS).await
+                    self.pause(PAUSE_MS).await;
                 }
                 outcome => return outcome,
             }

@@ -48,7 +48,7 @@ pub(super) fn write_text(buffer: &mut Vec<u8>, row: &[u8], colour: bool) {
 /// counts usage lines does not count it twice.
 pub(super) fn write_refused_json(buffer: &mut Vec<u8>, row: &[u8], reason: &str) {
     buffer.extend_from_slice(
-        br#"{"severity":"ERROR","message":"the sink refuses a usage row: it is in the log alone","time":""#,
+        br#"{"severity":"ERROR","message":"usage rows are refused for good: this one is in the log alone","time":""#,
     );
     write_time(buffer);
     buffer.extend_from_slice(br#"","reason":"#);
@@ -63,7 +63,7 @@ pub(super) fn write_refused_text(buffer: &mut Vec<u8>, row: &[u8], reason: &str,
     write_time(buffer);
     buffer.push(b' ');
     write_level(buffer, Level::ERROR, colour);
-    buffer.extend_from_slice(b" the sink refuses a usage row: ");
+    buffer.extend_from_slice(b" usage row refused for good: ");
     write_printable(buffer, reason);
     write_short(buffer, row);
 }
@@ -124,7 +124,7 @@ mod tests {
         write_refused_text(&mut buffer, ROW, "no\nnumber", false);
         let line = String::from_utf8(buffer).unwrap();
         assert!(
-            line.contains(" ERROR the sink refuses a usage row: no\\nnumber request_id=r "),
+            line.contains(" ERROR usage row refused for good: no\\nnumber request_id=r "),
             "{line}"
         );
     }

@@ -164,18 +164,18 @@ async fn rows_in_flight_count_against_the_bound_and_are_kept() {
 #[test]
 fn a_batch_has_bounds_in_rows_and_bytes() {
     let mut queue = Queue::default();
-    for _ in 0..BATCH_ROWS + 1 {
+    for _ in 0..=BATCH_ROWS {
         queue.push("x".to_owned());
     }
-    assert_eq!(queue.take().len(), BATCH_ROWS);
+    assert_eq!(queue.take().rows.len(), BATCH_ROWS);
     queue.take();
     for _ in 0..10 {
         queue.push("x".repeat(3_000_000));
     }
-    assert_eq!(queue.take().len(), 2);
+    assert_eq!(queue.take().rows.len(), 2);
     let mut huge = Queue::default();
     huge.push("x".repeat(9_000_000));
-    assert_eq!(huge.take().len(), 1, "one row goes, however long");
+    assert_eq!(huge.take().rows.len(), 1, "one row goes, however long");
 }
 
 #[test]

@@ -179,6 +179,35 @@ async fn who_hangs_does_not_hold_it() {
 }
 
 #[tokio::test]
+async fn the_right_to_write_rows_is_asked_for_and_no_row_is_written() {
+    let services = Services::start().await;
+    let columns = json!([{"name": "request_id", "type": "STRING", "mode": "REQUIRED"}]);
+    let table = json!({"tableReference": {"tableId": "usage"}, "schema": {"fields": columns}});
+    services.bigquery.make_table(PROJECT, DATASET, &table);
+    let checked = check(services.variables(), &[]).await;
+    let (result, text) = checked.of("BIGQUERY_DATASET");
+    assert_eq!(result, "ok", "{}", checked.said);
+    assert!(
+        text.contains("columns will be added: client_request_id"),
+        "{text}"
+    );
+    assert!(!text.contains("not known"), "{text}");
+    services.bigquery.withhold("bigquery.tables.updateData");
+    let checked = check(services.variables(), &[]).await;
+    assert_eq!(checked.code, Some(64), "{}", checked.said);
+    let (result, text) = checked.of("BIGQUERY_DATASET");
+    assert_ne!(result, "ok");
+    assert!(text.contains("roles/bigquery.dataEditor"), "{text}");
+    for changing in [
+        Operation::InsertAll,
+        Operation::TablesChange,
+        Operation::TablesInsert,
+    ] {
+        assert!(services.bigquery.calls_of(changing).is_empty());
+    }
+}
+
+#[tokio::test]
 async fn offline_nobody_is_asked() {
     let services = Services::start().await;
     let checked = check(services.variables(), &["--offline"]).await;

@@ -94,10 +94,9 @@ impl Bench {
     pub fn assert_key(&self, name: &str, shown: &Shown) {
         let key = shown.out.strip_suffix('\n').expect("a line");
         assert!(key.starts_with("sk-") && key.len() == 46, "{shown:?}");
-        let hash: String = Sha256::digest(key)
+        let hash = Sha256::digest(key)
             .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+            .fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
         let payload = self.payload();
         assert_eq!(payload[name]["sha256"], hash.as_str(), "{name}: {payload}");
         assert!(!self.server.payload("p", "s").contains(key));

@@ -122,6 +122,13 @@ impl Bench {
         told[0].clone()
     }
 
+    /// The log lines that an operator looks for after rows went missing: `docs/operations.md`.
+    pub fn alarms(&self) -> Vec<Value> {
+        let mut lines = self.told("in the log alone");
+        lines.retain(|line| text(&line["message"]).contains("rows"));
+        lines
+    }
+
     /// The log lines so far with these words in their message.
     pub fn told(&self, words: &str) -> Vec<Value> {
         let mut lines = self.gate.log();

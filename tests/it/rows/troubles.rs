@@ -155,10 +155,11 @@ async fn while_ending(trouble: Trouble) -> Figures {
     assert!(took < Duration::from_secs(5), "{trouble:?} {took:?}");
     let figures = bench.figures().await;
     let left: u64 = bench
-        .told("did not acknowledge all")
+        .told("not acknowledged in time")
         .iter()
         .filter_map(|line| line["left"].as_u64())
         .sum();
+    assert_eq!(bench.alarms().is_empty(), left == 0, "{trouble:?}");
     // What the gateway does not know to be written it says it does not know.
     let unknown = usize::try_from(left).expect("a count");
     assert!(
@@ -214,6 +215,24 @@ async fn the_end_comes_first_and_every_call_is_in_the_table_or_in_the_log() {
 }
 
 #[tokio::test]
+async fn one_trouble_after_another_and_then_the_end_loses_no_call() {
+    let mut bench = Bench::new(&[("DRAIN_SECONDS", "4")]).await;
+    for trouble in ALL {
+        trouble.begin(&mut bench.bigquery).await;
+        bench.call(40).await;
+        trouble.end(&mut bench.bigquery).await;
+        bench.call(10).await;
+    }
+    // In the middle of it the answers get lost, and the process is told to end.
+    Trouble::Lost.begin(&mut bench.bigquery).await;
+    bench.call(100).await;
+    assert_eq!(bench.gate.stop().await.code(), Some(0));
+    let figures = bench.figures().await;
+    println!("one after another: {figures:?}");
+    assert_eq!((figures.admitted, figures.in_log_only), (900, 0));
+}
+
+#[tokio::test]
 async fn a_stream_that_is_cut_at_the_end_still_reaches_a_slow_table() {
     let mut bench = Bench::new(&[("DRAIN_SECONDS", "5")]).await;
     bench
@@ -262,10 +281,11 @@ async fn a_bad_row_is_told_whole_and_the_others_are_written() {
     let id = reply.header("x-request-id").to_owned();
     bench.call(6).await;
     bench.until_in_table(12).await;
-    let told = bench.told_once("refuses a usage row").await;
+    let told = bench.told_once("refused for good").await;
     assert_eq!(text(&told["severity"]), "ERROR");
     assert_eq!(text(&told["usage"]["request_id"]), id);
     assert!(text(&told["reason"]).contains("this row is bad"));
+    assert_eq!(bench.alarms().len(), 1);
     let logged = bench.gate.rows(13).await;
     let logged = logged.iter().find(|row| text(&row["request_id"]) == id);
     assert_eq!(logged, Some(&told["usage"]), "all columns");

@@ -179,7 +179,7 @@ async fn a_new_table_gets_its_rows_at_once_and_once_more_when_it_is_safe() {
     let stats = play.ledger.stats();
     assert_eq!((stats.written, stats.waiting, stats.failing), (6, 0, None));
     // And no third time.
-    sleep(Duration::from_secs(600)).await;
+    sleep(Duration::from_mins(10)).await;
     assert_eq!(play.stage.taken().len(), 11);
     assert_eq!(play.ledger.drain(Duration::from_secs(1)).await, 0);
     running.await.unwrap();

@@ -201,12 +201,6 @@ impl BigQuery {
         self.shared.state().orders.lags = lags;
     }
 
-    /// The tables that there are look as if they had been made long ago, and no lag holds for them.
-    pub fn settle_tables(&self) {
-        let mut state = self.shared.state();
-        state.tables.values_mut().for_each(Table::settle);
-    }
-
     /// A table looks as if it had been made so long ago; lags hold for it as before.
     pub fn age_table(&self, project: &str, dataset: &str, table: &str, age: Duration) {
         let key = (project.to_owned(), dataset.to_owned(), table.to_owned());
@@ -220,11 +214,17 @@ impl BigQuery {
         self.shared.state().orders.insert_id_window = window;
     }
 
-    /// How long a query runs, and how many rows a page of its answer has at most.
+    /// How long a query runs, of which a call waits for half at most, and how many rows a page of its
+    /// answer has at most.
     pub fn slow_queries(&self, run: Duration, page_rows: usize) {
         let orders = &mut self.shared.state().orders;
         orders.query_runs = run;
         orders.page_rows = page_rows;
+    }
+
+    /// A right that the caller lacks, when it asks.
+    pub fn withhold(&self, right: &str) {
+        self.shared.state().orders.withheld.push(right.to_owned());
     }
 
     /// From now on every call needs this bearer token.

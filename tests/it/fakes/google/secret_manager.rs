@@ -38,14 +38,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Call {
     /// `None` for what is no route of Secret Manager.
     pub kind: Option<Kind>,
-    pub method: String,
     /// Path and query as they came.
     pub target: String,
     /// The bearer token that was sent.
     pub token: Option<String>,
     /// `None` while it is under way, and for an answer that an order kept back.
     pub status: Option<u16>,
-    pub received_at: Instant,
 }
 
 /// What the connections share.
@@ -86,10 +84,6 @@ impl SecretManager {
         let server = Self::start().await;
         server.put(project, secret, payload);
         server
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
     }
 
     /// `http://127.0.0.1:PORT`

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::refusal::Refusal;
 
 /// Insert ids are remembered "at least a minute", on a best-effort basis.
-const INSERT_ID_WINDOW: Duration = Duration::from_secs(60);
+const INSERT_ID_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a call wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Fault {
     Never,
     /// Done at once, answered later.
     Late(Duration),
+    /// Nothing is done, and rows are acknowledged as if they were stored.
+    Swallow,
     /// Done, and the connection breaks before the answer.
     Lost,
     /// Done, and answered with a page of HTML and status 200.
@@ -80,6 +82,8 @@ pub struct Orders {
     pub query_runs: Duration,
     pub page_rows: usize,
     pub bearer: Option<String>,
+    /// Rights that the caller lacks when it asks for its rights.
+    pub withheld: Vec<String>,
     pub discovery: Option<String>,
 }
 
@@ -94,6 +98,7 @@ impl Default for Orders {
             query_runs: Duration::ZERO,
             page_rows: 100_000,
             bearer: None,
+            withheld: Vec::new(),
             discovery: None,
         }
     }

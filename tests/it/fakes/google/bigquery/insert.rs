@@ -72,11 +72,16 @@ pub fn insert_all(state: &mut State, name: &TableName, call: &Call) -> Result<Va
             Ok(stored) => keep(table, row, stored, (swallows, !window.is_zero())),
         }
     }
-    let mut answer = json!({"kind": "bigquery#tableDataInsertAllResponse"});
+    let mut answer = acknowledged();
     if !errors.is_empty() {
         answer["insertErrors"] = Value::Array(errors);
     }
     Ok(answer)
+}
+
+/// What is answered when every row was taken.
+pub fn acknowledged() -> Value {
+    json!({"kind": "bigquery#tableDataInsertAllResponse"})
 }
 
 /// The rows of a call, if it keeps to the limits.

@@ -13,6 +13,8 @@ use super::refusal::Refusal;
 use super::serve::{Answer, Call};
 use super::{change, insert, tables};
 
+/// The verb that asks which rights the caller has.
+const RIGHTS: &str = ":testIamPermissions";
 const PREFIX: &str = "/bigquery/v2/";
 
 pub fn operation(method: &Method, path: &str) -> Operation {
@@ -25,6 +27,9 @@ pub fn operation(method: &Method, path: &str) -> Operation {
             ["projects", _, "datasets", _, "tables"] | ["projects", _, "datasets", _, "tables", _],
         ) => Operation::TablesGet,
         ("POST", ["projects", _, "datasets", _, "tables"]) => Operation::TablesInsert,
+        ("POST", ["projects", _, "datasets", _, "tables", asked]) if asked.ends_with(RIGHTS) => {
+            Operation::TablesGet
+        }
         (_, ["projects", _, "datasets", _, "tables", _]) => Operation::TablesChange,
         ("POST", ["projects", _, "datasets", _, "tables", _, "insertAll"]) => Operation::InsertAll,
         ("GET", ["projects", _, "datasets", _, "tables", _, "data"]) => Operation::DataList,
@@ -79,6 +84,15 @@ fn datasets(
         ("GET", [dataset, "tables"]) => tables::list_tables(state, project, dataset),
         ("POST", [dataset, "tables"]) => {
             tables::insert_table(state, (project, dataset), &call.body)
+        }
+        ("POST", [dataset, "tables", asked]) if asked.ends_with(RIGHTS) => {
+            let table = asked.trim_end_matches(RIGHTS).to_owned();
+            tables::table(state, &(project.to_owned(), (*dataset).to_owned(), table))?;
+            let mut rights = call.body["permissions"].clone();
+            if let Some(rights) = rights.as_array_mut() {
+                rights.retain(|right| !state.orders.withheld.iter().any(|held| right == held));
+            }
+            Ok(json!({"permissions": rights}))
         }
         (method, [dataset, "tables", table, rest @ ..]) => {
             let name = (

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::faults::{Fault, Operation};
 use super::refusal::Refusal;
-use super::{Shared, routes};
+use super::{Shared, insert, routes};
 
 const BACKLOG: u32 = 1024;
 const HTML: &str = "<!DOCTYPE html>\n<html lang=en>\n<title>Error 502 (Server Error)!!1</title>\n\
@@ -119,12 +119,13 @@ async fn answer(
     call.interfered = fault.is_some();
     // A call is on record when what it wants was done, so that who waits for it finds the rows.
     let record = |call: &Call| shared.calls.send_modify(|calls| calls.push(call.clone()));
-    if let Some(Fault::Refuse(_) | Fault::Html | Fault::Never) = fault {
+    if let Some(Fault::Refuse(_) | Fault::Html | Fault::Never | Fault::Swallow) = fault {
         record(&call);
     }
     match fault {
         Some(Fault::Refuse(refusal)) => return Ok(json(Err(refusal))),
         Some(Fault::Html) => return Ok(html(StatusCode::BAD_GATEWAY)),
+        Some(Fault::Swallow) => return Ok(json(Ok(insert::acknowledged()))),
         Some(Fault::Never) => std::future::pending().await,
         _ => {}
     }
@@ -154,15 +155,12 @@ fn percent_decoded(path: &str) -> String {
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest {
         let code = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-        match (first, tail.get(..2).and_then(code)) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
+        if let (b'%', Some(byte)) = (first, tail.get(..2).and_then(code)) {
+            bytes.push(byte);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

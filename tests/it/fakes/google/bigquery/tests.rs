@@ -1,8 +1,11 @@
 //! The fake answers as BigQuery does.
 
+mod queries;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::super::super::wire::{Reply, exchange};
 use super::{BigQuery, Fault, Lags, Operation, Refusal, RowRefusal};
@@ -193,7 +196,7 @@ async fn columns_are_added_and_never_taken() {
     }
     more["fields"][5]["mode"] = json!("NULLABLE");
     let body = json!({"schema": more}).to_string();
-    let patch = |etag: String| {
+    let change_at = |etag: String| {
         let (body, line) = (body.clone(), format!("PATCH {path}"));
         let addr = server.shared.addr;
         async move {
@@ -202,9 +205,9 @@ async fn columns_are_added_and_never_taken() {
                 .expect("an answer")
         }
     };
-    assert_eq!(patch(etag.clone()).await.status, 200);
+    assert_eq!(change_at(etag.clone()).await.status, 200);
     assert_eq!(
-        reason(&patch(etag).await),
+        reason(&change_at(etag).await),
         (412, "conditionNotMet".to_owned())
     );
 
@@ -259,7 +262,7 @@ async fn a_new_table_may_be_missing_and_may_swallow_rows() {
 
 #[tokio::test]
 async fn faults_come_as_ordered() {
-    let mut server = with_table().await;
+    let server = with_table().await;
     let line = format!("POST {TABLES}/t/insertAll");
     let rows = |id: &str| json!({"rows": [{"insertId": id, "json": {"id": id}}]});
     for (refusal, expected) in [
@@ -279,6 +282,32 @@ async fn faults_come_as_ordered() {
         (502, "text/html; charset=UTF-8")
     );
     assert!(server.rows("p", "d", "t").is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_may_come_late_or_never() {
+    let server = with_table().await;
+    let line = format!("POST {TABLES}/t/insertAll");
+    let rows = |id: &str| json!({"rows": [{"insertId": id, "json": {"id": id}}]});
+    let late = Duration::from_millis(200);
+    server.next(Operation::InsertAll, Fault::Late(late));
+    let begun = Instant::now();
+    assert_eq!(ask(&server, &line, &rows("late")).await.status, 200);
+    assert!(begun.elapsed() >= late);
+    server.next(Operation::InsertAll, Fault::Never);
+    let (never, body) = (format!("POST {TABLES}/t/insertAll"), rows("never"));
+    let asked = ask(&server, &never, &body);
+    assert!(tokio::time::timeout(late, asked).await.is_err());
+    assert_eq!(server.wait_for(|calls| calls.len() == 2).await.len(), 2);
+    assert_eq!(server.rows("p", "d", "t").len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_may_be_lost_and_a_port_closed() {
+    let mut server = with_table().await;
+    let line = format!("POST {TABLES}/t/insertAll");
+    let rows = |id: &str| json!({"rows": [{"insertId": id, "json": {"id": id}}]});
+    server.always(Operation::Any, Fault::Html);
     server.recover();
     server.next(Operation::InsertAll, Fault::Lost);
     let body = rows("lost").to_string();
@@ -324,7 +353,7 @@ async fn faults_come_as_ordered() {
     );
     server.resume().await;
     assert_eq!(ask(&server, &line, &rows("a")).await.status, 401);
-    assert_eq!(server.calls().len(), 10);
+    assert_eq!(server.calls().len(), 5);
 }
 
 #[tokio::test]
@@ -341,75 +370,5 @@ async fn an_insert_has_limits() {
         (json!({"row": [row]}), 400),
     ] {
         assert_eq!(ask(&server, &line, &body).await.status, status);
-    }
-}
-
-#[tokio::test]
-async fn a_query_is_run_and_read_in_pages() {
-    if !BigQuery::can_query_or_says_so("queries against the fake of BigQuery") {
-        return;
-    }
-    let server = with_table().await;
-    insert(
-        &server,
-        &[
-            json!({"id": "a", "n": 1, "at": "2026-11-01"}),
-            json!({"id": "b", "n": 2}),
-        ],
-        false,
-    )
-    .await;
-    server.slow_queries(Duration::from_millis(300), 1);
-    let sql = "SELECT id, at FROM `p.d.t` WHERE n <= @most AND id IN UNNEST(@ids) ORDER BY id";
-    let parameters = json!([
-        {"name": "most", "parameterType": {"type": "INT64"}, "parameterValue": {"value": "2"}},
-        {"name": "ids", "parameterType": {"type": "ARRAY", "arrayType": {"type": "STRING"}},
-         "parameterValue": {"arrayValues": [{"value": "a"}, {"value": "b"}, {"value": "c"}]}},
-    ]);
-    let body =
-        json!({"query": sql, "useLegacySql": false, "queryParameters": parameters, "timeoutMs": 1});
-    let first = ask(&server, "POST /bigquery/v2/projects/p/queries", &body)
-        .await
-        .json();
-    assert_eq!(first["jobComplete"], false, "{first}");
-    let job = first["jobReference"]["jobId"]
-        .as_str()
-        .expect("a job")
-        .to_owned();
-    let path = format!("/bigquery/v2/projects/p/queries/{job}");
-    let page = ask(&server, &format!("GET {path}"), &Value::Null)
-        .await
-        .json();
-    assert_eq!(
-        (&page["totalRows"], &page["pageToken"]),
-        (&json!("2"), &json!("1")),
-        "{page}"
-    );
-    assert_eq!(
-        page["rows"],
-        json!([{"f": [{"v": "a"}, {"v": "1793491200.000000"}]}])
-    );
-    let page = ask(
-        &server,
-        &format!("GET {path}?pageToken=1&formatOptions.useInt64Timestamp=true"),
-        &Value::Null,
-    )
-    .await;
-    assert_eq!(
-        page.json()["rows"],
-        json!([{"f": [{"v": "b"}, {"v": null}]}])
-    );
-    for (sql, expected) in [
-        ("SELECT 1 FROM d.none", (404, "notFound")),
-        ("SELEC", (400, "invalidQuery")),
-    ] {
-        let body = json!({"query": sql, "useLegacySql": false});
-        let reply = ask(&server, "POST /bigquery/v2/projects/p/queries", &body).await;
-        assert_eq!(
-            reason(&reply),
-            (expected.0, expected.1.to_owned()),
-            "{}",
-            reply.text()
-        );
     }
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -64,11 +63,9 @@ async fn answer(
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let number = shared.book(Call {
         kind: target.as_ref().map(|target| target.kind),
-        method: method.to_owned(),
         target: head.uri.to_string(),
         token: token.map(str::to_owned),
         status: None,
-        received_at: Instant::now(),
     });
     let body = Limited::new(body, BODY_BYTES).collect().await;
     let body = body.map_err(io::Error::other)?.to_bytes();
