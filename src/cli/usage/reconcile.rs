@@ -17,12 +17,9 @@ use crate::store::Store;
 const LOOK_UP_ROWS: usize = 5000;
 /// Rows of one insert.
 const INSERT_ROWS: usize = 500;
-/// Inserts of the same rows, and the pause after the first that failed; each further one is twice as
-/// long.
+/// Inserts that change nothing, and the pause after the first of them; each further one is twice as long.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(1);
-/// What is said of a row that only stood beside a bad one.
-const STOPPED: &str = "stopped";
 /// Look-ups of rows that were accepted; they are mostly there within seconds.
 const READS: u32 = 4;
 /// The filter on the day partition keeps the look-up small.
@@ -235,13 +232,15 @@ impl Target {
 async fn insert(table: &Table, mut rows: Vec<String>) -> anyhow::Result<usize> {
     let mut refused = 0;
     let mut pause = PAUSE;
-    for attempt in 1..=ATTEMPTS {
+    let mut failures = 0;
+    while !rows.is_empty() {
+        let sent = rows.len();
         let why = match table.insert(&rows).await {
-            Err(fault) if fault.permanent || attempt == ATTEMPTS => return Err(fault.into()),
+            Err(fault) if fault.permanent => return Err(fault.into()),
             Err(fault) => fault.text,
             Ok(verdicts) => {
-                let mut again = Vec::new();
                 let mut why = String::new();
+                let mut again = Vec::new();
                 for (row, verdict) in rows.into_iter().zip(verdicts) {
                     match verdict {
                         Verdict::Accepted => {}
@@ -250,9 +249,7 @@ async fn insert(table: &Table, mut rows: Vec<String>) -> anyhow::Result<usize> {
                             refused += 1;
                         }
                         Verdict::Again(cause) => {
-                            if why.is_empty() || cause != STOPPED {
-                                why = cause;
-                            }
+                            why = cause;
                             again.push(row);
                         }
                     }
@@ -261,18 +258,17 @@ async fn insert(table: &Table, mut rows: Vec<String>) -> anyhow::Result<usize> {
                 why
             }
         };
-        if rows.is_empty() {
-            return Ok(refused);
-        }
         // Rows that only stood beside a bad one go at once.
-        if attempt < ATTEMPTS && why != STOPPED {
-            tell(&format!("{} rows wait: {why}", rows.len()));
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+        if rows.len() < sent {
+            continue;
         }
+        failures += 1;
+        if failures == ATTEMPTS {
+            bail!("{} rows could not be brought in: {why}", rows.len());
+        }
+        tell(&format!("{} rows wait: {why}", rows.len()));
+        tokio::time::sleep(pause).await;
+        pause *= 2;
     }
-    bail!(
-        "{} rows could not be brought in: BigQuery keeps asking for them again",
-        rows.len()
-    )
+    Ok(refused)
 }

@@ -75,14 +75,25 @@ impl Table {
             self.known().doubt_since = None;
             return vec![Verdict::Accepted; rows];
         }
-        let mut verdicts = vec![Verdict::Again("stopped".to_owned()); rows];
+        // Why rows were stopped, whichever row it is said of.
+        let spoken = errors.iter().flat_map(|row| row.errors.iter().flatten());
+        let why = spoken
+            .filter(|error| !is_stopped(error))
+            .map(describe)
+            .next();
+        let why = why.unwrap_or_else(|| "stopped".to_owned());
+        let mut verdicts = vec![Verdict::Again(why); rows];
         let mut unknown_column = false;
-        for error in errors {
-            let index = error.index.and_then(|index| usize::try_from(index).ok());
+        for row in errors {
+            let index = row.index.and_then(|index| usize::try_from(index).ok());
             let Some(verdict) = index.and_then(|index| verdicts.get_mut(index)) else {
                 continue;
             };
-            *verdict = judge(error.errors.as_deref().unwrap_or_default());
+            let errors = row.errors.as_deref().unwrap_or_default();
+            if errors.iter().all(is_stopped) {
+                continue;
+            }
+            *verdict = judge(errors);
             if let Verdict::Invalid(text) = &verdict
                 && text.contains("no such field")
             {
@@ -97,6 +108,11 @@ impl Table {
         }
         verdicts
     }
+}
+
+/// The row only stood beside a bad one.
+fn is_stopped(error: &ErrorProto) -> bool {
+    error.reason.as_deref() == Some("stopped")
 }
 
 /// Only a row that is named `invalid` is.
@@ -220,17 +236,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_of_rows_that_were_not_sent_is_ignored() {
+    async fn what_is_said_of_no_row_that_was_sent_is_final_for_none_and_is_told() {
+        for index in [Some(7), Some(-1), None] {
+            let astray = RowErrors {
+                index,
+                ..row_error(0, error("invalid", "x"))
+            };
+            let again = Verdict::Again("invalid: x".to_owned());
+            assert_eq!(table().verdicts(2, &[astray]), [again.clone(), again]);
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_that_were_stopped_are_told_of_with_the_cause() {
         let errors = [
-            row_error(7, error("invalid", "x")),
-            row_error(-1, error("invalid", "x")),
+            row_error(0, error("stopped", "")),
+            row_error(1, error("backendError", "later")),
         ];
-        let verdicts = table().verdicts(2, &errors);
-        assert!(
-            verdicts
-                .iter()
-                .all(|verdict| matches!(verdict, Verdict::Again(_)))
-        );
+        let again = Verdict::Again("backendError: later".to_owned());
+        assert_eq!(table().verdicts(3, &errors), vec![again; 3]);
+        let again = Verdict::Again("stopped".to_owned());
+        assert_eq!(table().verdicts(1, &errors[..1]), [again]);
     }
 
     #[tokio::test]
