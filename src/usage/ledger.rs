@@ -133,9 +133,11 @@ impl Ledger {
         let stats = self.stats();
         let left = stats.waiting;
         if left > 0 {
+            // Until a write fails nobody has said anything.
+            let mute = || "the sink has not answered".to_owned();
             tracing::error!(
                 left,
-                cause = stats.failing,
+                cause = stats.failing.unwrap_or_else(mute),
                 "usage rows were not acknowledged in time: they may be in the log alone"
             );
         }

@@ -70,15 +70,20 @@ pub(super) struct Queue {
     unsure: Unsure,
     /// The last failure was to make the sink ready.
     unprepared: bool,
-    failing: Option<String>,
-    /// It will fail until somebody changes something.
-    refused: bool,
+    failing: Option<Failure>,
     note: Option<String>,
     draining: bool,
     told_lost: Option<Instant>,
     told_failing: Option<Instant>,
-    /// The failure that lasts was told, so that its end is worth telling.
-    is_told: bool,
+}
+
+/// Why rows do not reach the sink, until some do.
+struct Failure {
+    text: String,
+    /// It will fail until somebody changes something.
+    permanent: bool,
+    /// It was told, so that its end is worth telling.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -113,9 +118,13 @@ impl Queue {
     }
 
     pub(super) fn stats(&self) -> LedgerStats {
+        let failing = self.failing.as_ref();
         LedgerStats {
             waiting: self.waiting(),
-            failing: self.failing.clone().or_else(|| self.note.clone()),
+            failing: failing
+                .map(|failure| &failure.text)
+                .or(self.note.as_ref())
+                .cloned(),
             ..self.stats.clone()
         }
     }
@@ -235,9 +244,7 @@ impl Queue {
     }
 
     fn recover(&mut self) -> bool {
-        self.refused = false;
-        self.failing = None;
-        std::mem::take(&mut self.is_told)
+        self.failing.take().is_some_and(|failure| failure.told)
     }
 
     /// The sink may have rows, and for so long swallow them. True if it was not ready before and it is
@@ -271,8 +278,6 @@ impl Queue {
         } else {
             self.stats.attempts.failed += 1;
         }
-        self.failing = Some(text);
-        self.refused = permanent;
         let now = Instant::now();
         // Writes that fail side by side are one failure.
         if self.resume_at.is_none_or(|at| at <= now) {
@@ -285,12 +290,19 @@ impl Queue {
             self.resume_at = Some(now + self.pause);
         }
         let tell = is_due(&mut self.told_failing);
-        self.is_told |= tell;
+        let told = tell || self.failing.take().is_some_and(|before| before.told);
+        self.failing = Some(Failure {
+            text,
+            permanent,
+            told,
+        });
         tell
     }
 
     pub(super) fn is_refused(&self) -> bool {
-        self.refused
+        self.failing
+            .as_ref()
+            .is_some_and(|failure| failure.permanent)
     }
 
     pub(super) fn paused_until(&self) -> Option<Instant> {
