@@ -258,7 +258,7 @@ impl Ledger {
             tracing::error!(
                 waiting = self.waiting(),
                 cause = fault.text,
-                "usage rows do not reach the sink; all are kept"
+                "usage rows do not reach the sink"
             );
         }
     }
