@@ -21,12 +21,12 @@ WITH bill AS (
       ELSE 'other'
     END AS resource,
     -- Credits are negative.
-    CAST(b.cost AS NUMERIC)
+    COALESCE(CAST(b.cost AS NUMERIC), 0)
       + COALESCE((SELECT SUM(CAST(c.amount AS NUMERIC)) FROM UNNEST(b.credits) AS c), 0) AS cost,
     -- What is billed by request has no idle time.
     IF(
       b.usage.unit = 'seconds' AND NOT REGEXP_CONTAINS(b.sku.description, r'(?i)request-based'),
-      CAST(b.usage.amount AS NUMERIC), 0
+      COALESCE(CAST(b.usage.amount AS NUMERIC), 0), 0
     ) AS seconds
   FROM `${billing_table}` AS b
   CROSS JOIN `${dataset}.usage_settings` AS s

@@ -216,6 +216,13 @@ class Finance(unittest.TestCase):
                    tables(calls, charges))
         self.assertEqual([(r["currency"], r["amount"]) for r in rows], [("EUR", Decimal("0.03")), ("USD", Decimal("0.01"))])
 
+    def test_charges_that_lack_figures_are_shared_like_others(self):
+        calls = [call("a", DAY, HOUR / 2)]
+        correction = charge("gpu", DAY, 0.5, amount=None)
+        self.assertEqual(costs(calls, [correction]), {"ci": Decimal("0.5")})
+        credit = charge("cpu", DAY, None, amount=None, credits=[-0.25])
+        self.assertEqual(sum(costs(calls, [correction, credit, charge("gpu", DAY, 1, amount=HOUR)]).values()), Decimal("1.25"))
+
     def test_sums_of_a_small_currency_are_exact_too(self):
         # Eighteen digits in billionths: more than a float has.
         calls = [call(f"c{i}", DAY, 3 * i, tokens=(100, 0, 7 * i), key_name=f"k{i}") for i in range(1, 6)]
