@@ -161,6 +161,11 @@ impl KeyRing {
         self.current().age() != Age::Absent
     }
 
+    /// Has the set fetched, unless that is under way or failed just now.
+    pub fn fetch_beside(&self) {
+        self.fetches.refresh_beside();
+    }
+
     /// Whether the set in force holds this key: a secret for the upstream must not be a client's.
     #[must_use]
     pub fn holds(&self, key: &str) -> bool {

@@ -229,6 +229,24 @@ async fn trouble_that_may_pass_does_not_end_the_start() {
 }
 
 #[tokio::test]
+async fn a_start_that_failed_gets_ready_though_nobody_but_the_probe_asks() {
+    let server = ModelServer::start(Settings::default()).await;
+    let secrets = vault(&two_keys()).await;
+    secrets.always(Kind::Access, Some(Order::Refuse(503)));
+    let gate = gate(&server.url(), &secrets, &[]).await;
+    let probe = async || gate.ask("GET /ready", &[], b"").await.status;
+    let (before, began) = (secrets.calls().len(), Instant::now());
+    for _ in 0..20 {
+        assert_eq!(probe().await, 503);
+    }
+    let asked = secrets.calls().len() - before;
+    let fetches = 1 + began.elapsed().as_secs() as usize;
+    assert!(asked <= 2 * fetches, "{asked} calls for twenty probes");
+    secrets.always(Kind::Access, None);
+    until(async || (probe().await == 200).then_some(())).await;
+}
+
+#[tokio::test]
 async fn calls_wait_ten_seconds_for_the_first_keys_and_are_never_called_wrong() {
     let server = ModelServer::start(Settings::default()).await;
     let secrets = vault(&two_keys()).await;
