@@ -13,8 +13,9 @@ use super::Principal;
 use super::key::KeyHash;
 use super::keyset::KeySet;
 use super::refused::Refused;
-use super::source::{Fault, Fetched};
+use super::source::Fetched;
 use crate::error::{Code, Error};
+use crate::google::Fault;
 
 /// Payloads beyond this fit no secret of Google's Secret Manager.
 const LARGE_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -172,10 +173,8 @@ impl Current {
                 Greater => {}
             }
         }
-        let mut next = KeySet::parse(&fetched.content, older).map_err(|fault| Fault {
-            permanent: true,
-            text: format!("the key set in {place} {fault}"),
-        })?;
+        let mut next = KeySet::parse(&fetched.content, older)
+            .map_err(|fault| Fault::permanent(format!("the key set in {place} {fault}")))?;
         if let Some(number) = fetched.number {
             next = next.numbered(number);
         }
