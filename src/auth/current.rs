@@ -200,7 +200,8 @@ impl Current {
         Brought::Newest
     }
 
-    /// Notes how a fetch ended; trouble is told of when it is new, and when it is over.
+    /// Notes how a fetch ended; trouble is told of when it is new, and when it is over. Not so a
+    /// permanent fault of the first fetch: it ends the start, which tells why.
     pub fn note_end(&self, outcome: &Result<Brought, Fault>) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = match outcome {
@@ -213,11 +214,14 @@ impl Current {
             Ok(Brought::Older(text)) => text,
             Err(fault) => &fault.text,
         };
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        if failure.as_ref() != Some(cause) {
+        let failures_before = self.failures.fetch_add(1, Ordering::Relaxed);
+        let ends_start = failures_before == 0
+            && self.age() == Age::Absent
+            && outcome.as_ref().is_err_and(|fault| fault.permanent);
+        if failure.as_ref() != Some(cause) && !ends_start {
             error!(%cause, "keys could not be loaded; the key set loaded before, if any, stays in force for now");
-            *failure = Some(cause.clone());
         }
+        *failure = Some(cause.clone());
     }
 
     /// How many fetches neither brought nor confirmed a set.

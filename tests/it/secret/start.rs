@@ -61,6 +61,7 @@ fn check(name: &str, failed: &Failed, code: i32, words: &[&str]) {
     if code == 1 {
         assert_eq!(said.lines().count(), 1, "{name}: {said}");
         assert!(said.starts_with("tollgate: "), "{name}: {said}");
+        assert!(!log.contains("ERROR"), "{name} is told twice: {log}");
     }
     for key in [KEY, ADMIN] {
         assert!(!said.contains(key) && !log.contains(key), "{name}: {said}");
