@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::Principal;
 use super::key::KeyHash;
 use super::keyset::KeySet;
+use super::own_key::OwnKey;
 use super::refused::Refused;
 use super::source::Fetched;
 use crate::error::{Code, Error};
@@ -39,6 +40,7 @@ pub(super) enum Age {
 pub(super) struct Current {
     refresh: Duration,
     max_stale: Duration,
+    own_key: Option<OwnKey>,
     snapshot: RwLock<Option<Snapshot>>,
     refused: Mutex<Refused>,
     /// Why the last fetch failed; `None` after a good one.
@@ -68,10 +70,11 @@ struct Snapshot {
 }
 
 impl Current {
-    pub fn new(refresh: Duration, max_stale: Duration) -> Self {
+    pub fn new(refresh: Duration, max_stale: Duration, own_key: Option<OwnKey>) -> Self {
         Self {
             refresh,
             max_stale,
+            own_key,
             snapshot: RwLock::default(),
             refused: Mutex::default(),
             failure: Mutex::default(),
@@ -182,6 +185,9 @@ impl Current {
             return Ok(self.confirm(asked_at));
         }
         tell_of_change(&next, older, fetched, place);
+        if let Some(own_key) = &self.own_key {
+            own_key.judge(&next);
+        }
         *self.snapshot_mut() = Some(Snapshot {
             set: Arc::new(next),
             number: fetched.number,

@@ -247,6 +247,49 @@ async fn a_start_that_failed_gets_ready_though_nobody_but_the_probe_asks() {
     until(async || (probe().await == 200).then_some(())).await;
 }
 
+/// As the model server's key somebody may set the very key that clients show.
+#[tokio::test]
+async fn a_clients_key_is_never_shown_to_the_model_server() {
+    let server = ModelServer::start(Settings::default()).await;
+    let secrets = vault(&two_keys()).await;
+    secrets.always(Kind::Access, Some(Order::Refuse(503)));
+    let gate = gate(&server.url(), &secrets, &[("VLLM_API_KEY", KEY)]).await;
+    let shown = |from: usize| -> Vec<String> {
+        let calls = server.calls().into_iter().skip(from);
+        calls
+            .map(|call| call.header("authorization").to_owned())
+            .collect()
+    };
+    let ask = async |key: &str| {
+        let headers = [("x-api-key", key), ("content-type", "application/json")];
+        let body = chat().to_string();
+        let path = "POST /v1/chat/completions";
+        let reply = gate.ask(path, &headers, body.as_bytes()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    };
+    // Without keys nobody knows whose it is.
+    gate.ask("GET /v1/models", &[], b"").await;
+    secrets.always(Kind::Access, None);
+    ask(KEY).await;
+    let before = server.calls().len();
+    assert!(before > 0);
+    assert_eq!(shown(0), vec![""; before]);
+    put(&secrets, &json!({"ops": {"key": ADMIN, "admin": true}}));
+    assert_eq!(reload(&gate).await.status, 200);
+    ask(ADMIN).await;
+    assert_eq!(shown(before), [format!("Bearer {KEY}")]);
+    put(&secrets, &two_keys());
+    assert_eq!(reload(&gate).await.status, 200);
+    ask(KEY).await;
+    assert_eq!(shown(before + 1), [""]);
+    let told = || {
+        Value::from(gate.log())
+            .to_string()
+            .contains("VLLM_API_KEY is a client's key")
+    };
+    until(async || told().then_some(())).await;
+}
+
 #[tokio::test]
 async fn calls_wait_ten_seconds_for_the_first_keys_and_are_never_called_wrong() {
     let server = ModelServer::start(Settings::default()).await;
