@@ -87,7 +87,7 @@ async fn reconcile_works_through_weak_moments_and_tells_of_refused_rows() {
     let folder = log_of(
         &[
             rows.clone(),
-            vec![with(row("bad", None, 1), json!({"status": "x"}))],
+            vec![with(row("bad", None, 1), &json!({"status": "x"}))],
         ]
         .concat(),
     );

@@ -36,7 +36,7 @@ fn record(value: &Value, fields: &[Field], path: &str) -> Result<Value, (String,
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(&field.name));
         let value = sent.map_or(&Value::Null, |(_, value)| value);
-        let value = by_mode(value, field, &name).map_err(|(at, message)| (at, message))?;
+        let value = by_mode(value, field, &name)?;
         stored.insert(field.name.clone(), value);
     }
     Ok(Value::Object(stored))

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::refusal::Refusal;
 
 /// Insert ids are remembered "at least a minute", on a best-effort basis.
-const INSERT_ID_WINDOW: Duration = Duration::from_secs(60);
+const INSERT_ID_WINDOW: Duration = Duration::from_mins(1);
 
 /// What a call wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
