@@ -191,6 +191,9 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
             text: no_credentials(name, error),
         };
     }
+    // A version that is added does not help where another is named.
+    let version = name.rsplit_once("/versions/");
+    let is_pinned = version.is_some_and(|(_, version)| version != "latest");
     let said = said(error.status().map_or("", |status| &status.message));
     let text = match code_of(error) {
         Code::PermissionDenied => format!(
@@ -201,8 +204,14 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
                 "Secret Manager does not take this process's credentials for {name}: check its account{said}"
             )
         }
+        Code::NotFound if is_pinned => format!(
+            "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, which names the version{said}"
+        ),
         Code::NotFound => format!(
             "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add NAME --create`{said}"
+        ),
+        Code::FailedPrecondition if is_pinned => format!(
+            "{name} is disabled or destroyed: enable it, or name another version in API_KEYS_SECRET_NAME{said}"
         ),
         Code::FailedPrecondition => format!(
             "{name} is disabled or destroyed, and no older version takes its place: enable it, or add a version{said}"

@@ -99,7 +99,7 @@ async fn a_start_without_a_version_that_can_be_read_says_so() {
         "no version",
         &start(&secrets, &pinned).await,
         1,
-        &["there is no", "versions/4"],
+        &["there is no", "versions/4", "names the version"],
     );
     put(&secrets, &two_keys());
     secrets.disable(PROJECT, SECRET, 2);
@@ -107,7 +107,14 @@ async fn a_start_without_a_version_that_can_be_read_says_so() {
         "disabled",
         &start(&secrets, &[]).await,
         1,
-        &["disabled", "enable it", SECRET],
+        &["disabled", "enable it", "add a version", SECRET],
+    );
+    let pinned = [("API_KEYS_SECRET_NAME", "vllm-api-keys/versions/2")];
+    check(
+        "disabled and named",
+        &start(&secrets, &pinned).await,
+        1,
+        &["disabled", "enable it", "name another version", SECRET],
     );
     secrets.put(PROJECT, SECRET, &format!("[\"{KEY}\"]"));
     check(
