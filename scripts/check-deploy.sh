@@ -29,13 +29,13 @@ install_tools() {
     [[ $(cat "$tools/.installed" 2>/dev/null) == "$wanted" ]] && return
     command -v python3 >/dev/null || return 1
     rm -rf "$tools"
-    mkdir -p target
     # shellcheck disable=SC2086  # two words
     python3 -m venv "$tools" &&
         timeout 180 "$tools/bin/pip" install --quiet --disable-pip-version-check $wanted &&
         echo "$wanted" >"$tools/.installed"
 }
 
+mkdir -p target
 if install_tools >target/deploy-tools.log 2>&1; then
     check "hadolint" "$tools/bin/hadolint" Dockerfile
     check "yamllint" "$tools/bin/yamllint" --strict "${services[@]}" cloudbuild.yaml .yamllint.yaml

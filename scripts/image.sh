@@ -150,8 +150,7 @@ measure() {
 
 # A thousand streams, fifty at a time.
 load() {
-    printf 'header = "X-API-Key: %s"\n' "$2" >"$work/curl"
-    chmod 600 "$work/curl"
+    (umask 077 && printf 'header = "X-API-Key: %s"\n' "$2" >"$work/curl")
     seq 1000 | xargs -P 50 -I '{}' curl --config "$work/curl" --silent --output /dev/null --write-out '%{http_code}\n' \
         --header 'Content-Type: application/json' --data \
         '{"model":"opencode-llm","stream":true,"max_tokens":64,"messages":[{"role":"user","content":"Hello {}"}]}' \

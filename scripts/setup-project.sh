@@ -31,25 +31,36 @@ make_account() {
         gcloud iam service-accounts create "$1" --display-name "$2"
 }
 
-# grant COMMAND... : adding a binding that is there changes nothing. A new account may not be known
-# everywhere at once, so a refusal is tried again for a minute.
-grant() {
+# patiently COMMAND... : gives a right. A new account, a log sink's too, may not be known everywhere at
+# once, so a refusal for that reason is tried again for a minute.
+patiently() {
     local attempt
     printf '+ %s\n' "$*" >&2
     for attempt in 1 2 3 4 5 6; do
-        if "$@" --format none >/dev/null 2>"$errors"; then
+        if "$@" >"$said" 2>&1; then
             return 0
         fi
-        if [[ $attempt -eq 6 ]] || ! grep -q "does not exist" "$errors"; then
+        if [[ $attempt -eq 6 ]] || ! grep -q "does not exist" "$said"; then
             break
         fi
         sleep 10
     done
-    cat "$errors" >&2
+    cat "$said" >&2
     return 1
 }
-errors=$(mktemp)
-trap 'rm -f "$errors"' EXIT
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+
+# Adding a binding that is there changes nothing.
+grant() {
+    patiently "$@" --format none
+}
+
+# bq says on standard output why it fails.
+grant_on_dataset() {
+    patiently bq query --quiet --location "$BQ_LOCATION" --use_legacy_sql=false \
+        "GRANT \`roles/bigquery.dataEditor\` ON SCHEMA \`$PROJECT\`.$DATASET TO '$1'"
+}
 
 make_bucket() {
     unless_there "bucket $1" gcloud storage buckets describe "gs://$1" -- \
@@ -60,7 +71,7 @@ make_bucket() {
 echo "== APIs"
 run gcloud services enable run.googleapis.com secretmanager.googleapis.com bigquery.googleapis.com \
     artifactregistry.googleapis.com cloudbuild.googleapis.com containeranalysis.googleapis.com \
-    iam.googleapis.com logging.googleapis.com storage.googleapis.com
+    iam.googleapis.com cloudresourcemanager.googleapis.com logging.googleapis.com storage.googleapis.com
 
 echo "== accounts"
 make_account tollgate-gateway "Tollgate: the gateway"
@@ -79,10 +90,6 @@ grant gcloud secrets add-iam-policy-binding "$KEYS_SECRET" \
 echo "== usage rows: a dataset; the gateway makes the table"
 unless_there "dataset $DATASET" bq show "$PROJECT:$DATASET" -- \
     bq --location "$BQ_LOCATION" mk --dataset --description "Usage rows of Tollgate" "$PROJECT:$DATASET"
-grant_on_dataset() {
-    run bq query --quiet --location "$BQ_LOCATION" --use_legacy_sql=false \
-        "GRANT \`roles/bigquery.dataEditor\` ON SCHEMA \`$PROJECT\`.$DATASET TO '$1'"
-}
 grant_on_dataset "serviceAccount:$GATEWAY_ACCOUNT"
 
 echo "== the same rows from the log: the copy that sql/reconcile.sql reads after a crash"

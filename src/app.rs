@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::KeyRing;
+use crate::auth::{KeyRing, OwnKey};
 use crate::config::{Config, SinkKind};
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
@@ -45,7 +45,10 @@ impl App {
     /// What cannot work: no sink, a keys file that must be there and is not.
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let google = Arc::new(Google::new(&config.google)?);
-        let keys = KeyRing::new(&config.keys, &google);
+        let own_key = config.upstream.api_key.as_ref();
+        let own_key = own_key.map(|key| OwnKey::of(key.expose()));
+        let may_show_key = own_key.as_ref().map(OwnKey::is_apart).unwrap_or_default();
+        let keys = KeyRing::new(&config.keys, &google, own_key);
         let instance = identity::complete(config.instance.clone(), &google);
         let (loaded, instance) = tokio::join!(keys.load(), instance);
         loaded?;
@@ -53,21 +56,12 @@ impl App {
             log::know_project(project);
         }
         config.instance = instance;
-        if config
-            .upstream
-            .api_key
-            .take_if(|key| keys.holds(key.expose()))
-            .is_some()
-        {
-            tracing::warn!(
-                "VLLM_API_KEY is a client's key of this gateway; it is not sent upstream"
-            );
-        }
         let upstream = Upstream::new(
             &config.upstream,
             &config.limits,
             &google,
             config.instance.on_cloud_run,
+            may_show_key,
         )?;
         let gateway = Gateway {
             keys,

@@ -12,9 +12,11 @@ use tracing::{error, info, warn};
 use super::Principal;
 use super::key::KeyHash;
 use super::keyset::KeySet;
+use super::own_key::OwnKey;
 use super::refused::Refused;
-use super::source::{Fault, Fetched};
+use super::source::Fetched;
 use crate::error::{Code, Error};
+use crate::google::Fault;
 
 /// Payloads beyond this fit no secret of Google's Secret Manager.
 const LARGE_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -38,6 +40,7 @@ pub(super) enum Age {
 pub(super) struct Current {
     refresh: Duration,
     max_stale: Duration,
+    own_key: Option<OwnKey>,
     snapshot: RwLock<Option<Snapshot>>,
     refused: Mutex<Refused>,
     /// Why the last fetch failed; `None` after a good one.
@@ -67,10 +70,11 @@ struct Snapshot {
 }
 
 impl Current {
-    pub fn new(refresh: Duration, max_stale: Duration) -> Self {
+    pub fn new(refresh: Duration, max_stale: Duration, own_key: Option<OwnKey>) -> Self {
         Self {
             refresh,
             max_stale,
+            own_key,
             snapshot: RwLock::default(),
             refused: Mutex::default(),
             failure: Mutex::default(),
@@ -172,10 +176,8 @@ impl Current {
                 Greater => {}
             }
         }
-        let mut next = KeySet::parse(&fetched.content, older).map_err(|fault| Fault {
-            permanent: true,
-            text: format!("the key set in {place} {fault}"),
-        })?;
+        let mut next = KeySet::parse(&fetched.content, older)
+            .map_err(|fault| Fault::permanent(format!("the key set in {place} {fault}")))?;
         if let Some(number) = fetched.number {
             next = next.numbered(number);
         }
@@ -183,6 +185,9 @@ impl Current {
             return Ok(self.confirm(asked_at));
         }
         tell_of_change(&next, older, fetched, place);
+        if let Some(own_key) = &self.own_key {
+            own_key.judge(&next);
+        }
         *self.snapshot_mut() = Some(Snapshot {
             set: Arc::new(next),
             number: fetched.number,
@@ -201,7 +206,8 @@ impl Current {
         Brought::Newest
     }
 
-    /// Notes how a fetch ended; trouble is told of when it is new, and when it is over.
+    /// Notes how a fetch ended; trouble is told of when it is new, and when it is over. Not so a
+    /// permanent fault of the first fetch: it ends the start, which tells why.
     pub fn note_end(&self, outcome: &Result<Brought, Fault>) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = match outcome {
@@ -214,11 +220,14 @@ impl Current {
             Ok(Brought::Older(text)) => text,
             Err(fault) => &fault.text,
         };
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        if failure.as_ref() != Some(cause) {
+        let failures_before = self.failures.fetch_add(1, Ordering::Relaxed);
+        let ends_start = failures_before == 0
+            && self.age() == Age::Absent
+            && outcome.as_ref().is_err_and(|fault| fault.permanent);
+        if failure.as_ref() != Some(cause) && !ends_start {
             error!(%cause, "keys could not be loaded; the key set loaded before, if any, stays in force for now");
-            *failure = Some(cause.clone());
         }
+        *failure = Some(cause.clone());
     }
 
     /// How many fetches neither brought nor confirmed a set.

@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::current::{Age, Brought, Current};
 use super::key::KeyHash;
 use super::schedule::{REFRESH_WAIT, Schedule};
-use super::source::{Fault, Source};
+use super::source::Source;
+use crate::google::Fault;
 
 /// The longest that one fetch may take; then it has failed.
 const FETCH_LIMIT: Duration = Duration::from_secs(5);
@@ -116,10 +117,7 @@ impl Fetches {
         if in_time && last.number > seen {
             return last.outcome.clone();
         }
-        Err(Fault {
-            permanent: false,
-            text: "no fetch of the keys came to an end".to_owned(),
-        })
+        Err(Fault::transient("no fetch of the keys came to an end"))
     }
 
     fn step_anew(&self, seen: u64) -> Step {
@@ -271,12 +269,7 @@ impl Fetch {
         let place = self.core.source.describe();
         let fetched = timeout(FETCH_LIMIT, self.core.source.fetch())
             .await
-            .unwrap_or_else(|_| {
-                Err(Fault {
-                    permanent: false,
-                    text: format!("{place} did not answer in time"),
-                })
-            });
+            .unwrap_or_else(|_| Err(Fault::transient(format!("{place} did not answer in time"))));
         self.outcome = Some(
             fetched.and_then(|fetched| self.core.current.install(&fetched, self.begun_at, &place)),
         );
@@ -285,12 +278,7 @@ impl Fetch {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        let given_up = || {
-            Err(Fault {
-                permanent: false,
-                text: "the fetch of the keys was given up".to_owned(),
-            })
-        };
+        let given_up = || Err(Fault::transient("the fetch of the keys was given up"));
         let outcome = self.outcome.take().unwrap_or_else(given_up);
         self.core.current.note_end(&outcome);
         // Under the schedule's lock, so that nobody sees an end that is not announced yet.

@@ -7,6 +7,7 @@ mod entry;
 mod fetch;
 mod key;
 mod keyset;
+mod own_key;
 mod payload;
 mod refused;
 mod ring;
@@ -15,6 +16,7 @@ mod source;
 
 pub use key::{ApiKey, KeyHash};
 pub use keyset::{KeyEntry, KeySet, PreviousKey, Rejected};
+pub use own_key::OwnKey;
 pub use payload::{MAX_PAYLOAD_BYTES, Payload, PayloadFault};
 pub use ring::{KeyRing, Reload, RingStatus};
 

@@ -12,6 +12,7 @@ use super::current::{Age, Current};
 use super::fetch::Fetches;
 use super::key::{KeyHash, MIN_KEY_CHARS};
 use super::keyset::KeyEntry;
+use super::own_key::OwnKey;
 use super::source::Source;
 use super::{Principal, Rejected};
 use crate::config::{KeysConfig, KeysSource};
@@ -56,21 +57,25 @@ pub struct RingStatus {
 }
 
 impl KeyRing {
-    /// A ring without keys; [`KeyRing::load`] brings the first set.
+    /// A ring without keys; [`KeyRing::load`] brings the first set. Each set is held against
+    /// `own_key`.
     #[must_use]
-    pub fn new(config: &KeysConfig, google: &Arc<Google>) -> Self {
+    pub fn new(config: &KeysConfig, google: &Arc<Google>, own_key: Option<OwnKey>) -> Self {
         let source = match &config.source {
             KeysSource::File { path, explicit } => Source::file(path.clone(), *explicit),
             KeysSource::Secret(secret) => {
                 Source::secret(secret.clone(), Secrets::new(Arc::clone(google)))
             }
         };
-        Self::over(source, config.refresh, config.max_stale)
+        Self::over(
+            source,
+            Current::new(config.refresh, config.max_stale, own_key),
+        )
     }
 
-    fn over(source: Source, refresh: Duration, max_stale: Duration) -> Self {
+    fn over(source: Source, current: Current) -> Self {
         Self {
-            fetches: Fetches::new(source, Current::new(refresh, max_stale)),
+            fetches: Fetches::new(source, current),
         }
     }
 
@@ -161,12 +166,9 @@ impl KeyRing {
         self.current().age() != Age::Absent
     }
 
-    /// Whether the set in force holds this key: a secret for the upstream must not be a client's.
-    #[must_use]
-    pub fn holds(&self, key: &str) -> bool {
-        self.current()
-            .set()
-            .is_some_and(|(set, _)| set.find(&KeyHash::of(key)).is_some())
+    /// Has the set fetched, unless that is under way or failed just now.
+    pub fn fetch_beside(&self) {
+        self.fetches.refresh_beside();
     }
 
     /// Counts, version and age of the set in force, for `/admin/status`.

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::payload::MAX_PAYLOAD_BYTES;
 use crate::config::SecretRef;
-use crate::google::{self, Secrets};
+use crate::google::{Fault, Secrets};
 
 /// A place that holds the payload of a key set.
 pub(super) enum Source {
@@ -41,14 +41,6 @@ pub(super) struct Fetched {
     pub number: Option<u64>,
     /// The file is not there and need not be.
     pub missing: bool,
-}
-
-/// Why a fetch brought no key set; for the log and the start, never for clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    /// Trying again will not help until somebody changes something.
-    pub permanent: bool,
-    pub text: String,
 }
 
 impl Source {
@@ -93,15 +85,6 @@ impl KeySecret {
             number: Some(version.number),
             missing: false,
         })
-    }
-}
-
-impl From<google::Fault> for Fault {
-    fn from(fault: google::Fault) -> Self {
-        Self {
-            permanent: fault.permanent,
-            text: fault.text,
-        }
     }
 }
 
@@ -212,10 +195,7 @@ pub(super) mod script {
                     number,
                     missing: false,
                 }),
-                Err(text) => Err(Fault {
-                    permanent: false,
-                    text,
-                }),
+                Err(text) => Err(Fault::transient(text)),
             }
         }
     }

@@ -2,6 +2,7 @@
 //! them. Asks nobody: what only the metadata server knows stays open here.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use super::reader::{Reader, unset};
@@ -136,8 +137,8 @@ pub(super) fn secret_ref(text: &str) -> Result<SecretRef, String> {
     let (bare, version) = match rest.split_once("/versions/") {
         Some((bare, "latest")) => (bare, None),
         Some((bare, number)) => {
-            let number: u64 = number.parse().map_err(|_| WRONG)?;
-            (bare, Some(number))
+            let number: NonZeroU64 = number.parse().map_err(|_| WRONG)?;
+            (bare, Some(number.get()))
         }
         None => (rest, None),
     };
@@ -212,6 +213,7 @@ mod tests {
             "",
             "a b",
             "a/versions/x",
+            "a/versions/0",
             "a/b",
             "projects/p/a",
             "projects//secrets/a",

@@ -102,7 +102,7 @@ pub const VARS: &[Var] = &[
     secret(
         "VLLM_API_KEY",
         "none",
-        "Sent to the model server as Bearer (vLLM's `--api-key`).",
+        "Sent to the model server as Bearer (vLLM's `--api-key`). Not sent while a client has the same key.",
     ),
     plain(
         "UPSTREAM_AUTH",

@@ -24,8 +24,8 @@ const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// Of what others say, so much is repeated.
 const MOST_SAID_CHARS: usize = 300;
 
-/// Why one of Google's services did not do what it was asked; for logs and people at a terminal,
-/// never for clients.
+/// Why one of Google's services, or what stands in for it, did not do what it was asked; for logs and
+/// people at a terminal, never for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Trying again will not help until somebody changes something.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_secretmanager_v1::Error;
 use google_cloud_secretmanager_v1::client::SecretManagerService;
@@ -42,6 +41,14 @@ pub struct Secrets {
 pub struct SecretVersion {
     pub number: u64,
     pub payload: Secret<Bytes>,
+}
+
+/// Why a request brought nothing.
+enum Unmet {
+    /// Told by Secret Manager, by something on the way, or by the client.
+    Error(Error),
+    /// It could not be sent, or there was no answer in time.
+    Fault(Fault),
 }
 
 impl Secrets {
@@ -85,26 +92,38 @@ impl Secrets {
     }
 
     async fn access_within(&self, limit: Duration, name: &str) -> Result<SecretVersion, Fault> {
-        let answer = async {
-            let request = self.client().await?.access_secret_version();
-            // Who calls knows when to ask again.
-            let request = request.set_name(name).with_retry_policy(NeverRetry);
-            Ok::<_, Fault>(request.send().await)
+        let request = |client: SecretManagerService| {
+            let request = client.access_secret_version().set_name(name);
+            request.send()
         };
-        match timeout(limit, answer).await {
-            Ok(Ok(Ok(response))) => read(response, name),
+        match self.send(limit, name, request).await {
+            Ok(answer) => read(answer, name),
+            Err(Unmet::Error(error)) => Err(fault_of(&error, name, ACCESSOR)),
+            Err(Unmet::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// Sends a request once, on the client that is there now, and waits no longer than `limit`.
+    async fn send<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        limit: Duration,
+        name: &str,
+        request: impl FnOnce(SecretManagerService) -> F,
+    ) -> Result<T, Unmet> {
+        let sent = async { Ok(request(self.client().await?).await) };
+        match timeout(limit, sent).await {
+            Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(error))) => {
                 if !is_answer(&error) {
                     self.forget().await;
                 }
-                Err(fault_of(&error, name, ACCESSOR))
+                Err(Unmet::Error(error))
             }
-            Ok(Err(fault)) => Err(fault),
+            Ok(Err(fault)) => Err(Unmet::Fault(fault)),
             Err(_) => {
                 self.forget().await;
-                Err(Fault::transient(format!(
-                    "Secret Manager did not answer for {name} in time"
-                )))
+                let text = format!("Secret Manager did not answer for {name} in time");
+                Err(Unmet::Fault(Fault::transient(text)))
             }
         }
     }
@@ -116,8 +135,10 @@ impl Secrets {
             return Ok(client.clone());
         }
         let endpoint = self.google.config().secret_manager_endpoint.as_deref();
-        let mut builder =
-            SecretManagerService::builder().with_credentials(self.google.credentials(endpoint)?);
+        let mut builder = SecretManagerService::builder()
+            .with_credentials(self.google.credentials(endpoint)?)
+            // Who calls knows when to ask again.
+            .with_retry_policy(NeverRetry);
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -170,6 +191,9 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
             text: no_credentials(name, error),
         };
     }
+    // A version that is added does not help where another is named.
+    let version = name.rsplit_once("/versions/");
+    let is_pinned = version.is_some_and(|(_, version)| version != "latest");
     let said = said(error.status().map_or("", |status| &status.message));
     let text = match code_of(error) {
         Code::PermissionDenied => format!(
@@ -180,8 +204,14 @@ fn fault_of(error: &Error, name: &str, role: &str) -> Fault {
                 "Secret Manager does not take this process's credentials for {name}: check its account{said}"
             )
         }
+        Code::NotFound if is_pinned => format!(
+            "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, which names the version{said}"
+        ),
         Code::NotFound => format!(
             "there is no {name}: check GCP_PROJECT and API_KEYS_SECRET_NAME, or make it with `tollgate keys add NAME --create`{said}"
+        ),
+        Code::FailedPrecondition if is_pinned => format!(
+            "{name} is disabled or destroyed: enable it, or name another version in API_KEYS_SECRET_NAME{said}"
         ),
         Code::FailedPrecondition => format!(
             "{name} is disabled or destroyed, and no older version takes its place: enable it, or add a version{said}"

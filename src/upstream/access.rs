@@ -75,10 +75,7 @@ impl Access {
         if status == 401 {
             self.token.give_up(shown);
         }
-        let account = self.token.account();
-        let account = account
-            .as_deref()
-            .unwrap_or("the gateway's service account");
+        let account = self.account();
         format!(
             "if this was Cloud Run: grant {account} roles/run.invoker on the service, and see that {audience} is its URL or one of its custom audiences"
         )

@@ -36,7 +36,7 @@ pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -76,6 +76,7 @@ pub struct Upstream {
 pub struct Client {
     http: reqwest::Client,
     api_key: Option<Secret<HeaderValue>>,
+    may_show_key: Arc<AtomicBool>,
 }
 
 /// Whether a private target can be shown who the gateway is.
@@ -87,7 +88,8 @@ pub struct Proof {
 }
 
 impl Upstream {
-    /// Builds the client; asks nobody.
+    /// Builds the client; asks nobody. The key of the configuration is sent only while
+    /// `may_show_key` is true.
     ///
     /// # Errors
     /// When the key cannot be a header, or the system's certificates cannot be read.
@@ -96,6 +98,7 @@ impl Upstream {
         limits: &Limits,
         google: &Arc<Google>,
         on_cloud_run: bool,
+        may_show_key: Arc<AtomicBool>,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_LIMIT)
@@ -124,7 +127,11 @@ impl Upstream {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let all_here = targets.iter().all(|target| target.is_loopback());
         Ok(Self {
-            client: Client { http, api_key },
+            client: Client {
+                http,
+                api_key,
+                may_show_key,
+            },
             targets,
             turn: AtomicUsize::new(0),
             aliases: config.aliases.clone(),
@@ -133,10 +140,10 @@ impl Upstream {
         })
     }
 
-    /// The gateway's own credential towards upstreams.
+    /// The gateway's own credential towards upstreams, if it may be sent.
     #[must_use]
     pub fn api_key(&self) -> Option<&Secret<HeaderValue>> {
-        self.client.api_key.as_ref()
+        self.client.api_key()
     }
 
     #[must_use]
@@ -183,10 +190,15 @@ impl Upstream {
 }
 
 impl Client {
+    fn api_key(&self) -> Option<&Secret<HeaderValue>> {
+        let may_show = self.may_show_key.load(Ordering::Relaxed);
+        self.api_key.as_ref().filter(|_| may_show)
+    }
+
     /// The headers of our own questions.
     fn headers(&self, token: Option<&HeaderValue>) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Some(key) = &self.api_key {
+        if let Some(key) = self.api_key() {
             headers.insert(AUTHORIZATION, key.expose().clone());
         }
         access::show(&mut headers, token);

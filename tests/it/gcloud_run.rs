@@ -111,7 +111,7 @@ async fn a_gpu_is_never_open_to_the_internet() {
 }
 
 /// What is changed in `service-colocated.yaml`, and what must then be said.
-const FAULTS: [(&str, &str, &str); 11] = [
+const FAULTS: [(&str, &str, &str); 12] = [
     // gcloud's own schema.
     ("minScale: '0'", "minScale: 0", "Expected type"),
     (
@@ -123,6 +123,7 @@ const FAULTS: [(&str, &str, &str); 11] = [
     ("timeoutSeconds: 3600", "timeoutSecs: 3600", "timeoutSecs"),
     ("serving.knative.dev/v1", "v1", "apiVersion"),
     // The service's.
+    ("memory: 24Gi", "memory: 28Gi", "memory than its CPUs"),
     (
         "timeoutSeconds: 3600",
         "timeoutSeconds: 7200",

@@ -168,10 +168,10 @@ class Install(unittest.TestCase):
 
     def test_the_page_tells_how_to_reconcile(self):
         row = call("b", "2026-11-02 12:00:00")
-        self.server.data["p-1.logs.run_googleapis_com_stdout"] = log_table([(instant("2026-11-02 12:00:10"), row)])
+        self.server.data["p-1.tollgate.run_googleapis_com_stdout"] = log_table([(instant("2026-11-02 12:00:10"), row)])
         page = (ROOT / "docs/cost.md").read_text()
         command = re.search(r"(?m)^    sed .*\n.*$", page)[0]
-        command = command.replace("PROJECT.DATASET", "p-1.tollgate").replace("PROJECT.LOGS", "p-1.logs")
+        command = command.replace("PROJECT.", "p-1.")
         for said in ("1", "0"):
             done = self.run_program("bash", "-c", command.replace("bq query", "bq --project_id=p-1 --headless query"))
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

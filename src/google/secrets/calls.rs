@@ -5,14 +5,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_gax::options::RequestOptionsBuilder as _;
-use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_secretmanager_v1::Error;
+use google_cloud_secretmanager_v1::client::SecretManagerService;
 use google_cloud_secretmanager_v1::model::{self, Replication, SecretPayload, replication};
 use google_cloud_wkt::FieldMask;
-use tokio::time::{Duration, timeout};
+use tokio::time::Duration;
 
-use super::{Fault, SecretVersion, Secrets, code_of, fault_of, is_answer, read};
+use super::{Fault, SecretVersion, Secrets, Unmet, code_of, fault_of, read};
 
 /// How long one call may take; afterwards it is not known whether it was done.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -72,35 +71,24 @@ impl From<Fault> for Refused {
     }
 }
 
-/// Builds a request on the client that is there now, sends it once and waits within bounds.
-macro_rules! send {
-    ($secrets:expr, $name:expr, |$client:ident| $request:expr) => {{
-        let sent = async {
-            let $client = $secrets.client().await?;
-            Ok::<_, Fault>($request.with_retry_policy(NeverRetry).send().await)
-        };
-        match timeout(CALL_LIMIT, sent).await {
-            Ok(Ok(Ok(answer))) => Ok(answer),
-            Ok(Ok(Err(error))) => {
-                if !is_answer(&error) {
-                    $secrets.forget().await;
-                }
-                Err(Refused::of(&error, $name))
-            }
-            Ok(Err(fault)) => Err(fault.into()),
-            Err(_) => {
-                $secrets.forget().await;
-                let text = format!("Secret Manager did not answer for {} in time", $name);
-                Err(Fault::transient(text).into())
-            }
-        }
-    }};
-}
-
 impl Secrets {
+    /// [`Secrets::send`], as part of a change.
+    async fn call<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        name: &str,
+        request: impl FnOnce(SecretManagerService) -> F,
+    ) -> Result<T, Refused> {
+        let answer = self.send(CALL_LIMIT, name, request).await;
+        answer.map_err(|unmet| match unmet {
+            Unmet::Error(error) => Refused::of(&error, name),
+            Unmet::Fault(fault) => fault.into(),
+        })
+    }
+
     /// The secret itself, without payloads.
     pub(super) async fn get(&self, path: &str) -> Result<model::Secret, Refused> {
-        send!(self, path, |client| client.get_secret().set_name(path))
+        self.call(path, |client| client.get_secret().set_name(path).send())
+            .await
     }
 
     /// Replaces all annotations, if the secret still has this etag.
@@ -116,10 +104,11 @@ impl Secrets {
             .set_annotations(annotations);
         // Without the mask all else would be cleared.
         let mask = FieldMask::default().set_paths(["annotations"]);
-        send!(self, path, |client| client
-            .update_secret()
-            .set_secret(secret)
-            .set_update_mask(mask))
+        let request = |client: SecretManagerService| {
+            let request = client.update_secret().set_secret(secret);
+            request.set_update_mask(mask).send()
+        };
+        self.call(path, request).await
     }
 
     /// Reads a version, `latest` if none is named. What was read by number was the last word, while
@@ -131,10 +120,11 @@ impl Secrets {
     ) -> Result<SecretVersion, Refused> {
         let version = number.map_or_else(|| "latest".to_owned(), |number| number.to_string());
         let name = format!("{path}/versions/{version}");
-        let answer = send!(self, &name, |client| client
-            .access_secret_version()
-            .set_name(&name))?;
-        Ok(read(answer, &name)?)
+        let request = |client: SecretManagerService| {
+            let request = client.access_secret_version().set_name(&name);
+            request.send()
+        };
+        Ok(read(self.call(&name, request).await?, &name)?)
     }
 
     /// Adds a version and returns its number.
@@ -143,10 +133,11 @@ impl Secrets {
         let payload = SecretPayload::new()
             .set_data(payload)
             .set_data_crc32c(checksum);
-        let answer = send!(self, path, |client| client
-            .add_secret_version()
-            .set_parent(path)
-            .set_payload(payload))?;
+        let request = |client: SecretManagerService| {
+            let request = client.add_secret_version().set_parent(path);
+            request.set_payload(payload).send()
+        };
+        let answer = self.call(path, request).await?;
         let number = answer.name.rsplit_once("/versions/");
         let number = number.and_then(|(_, number)| number.parse().ok());
         number.ok_or_else(|| {
@@ -164,11 +155,10 @@ impl Secrets {
         let secret = model::Secret::new()
             .set_replication(replication)
             .set_labels([("application", "tollgate")]);
-        let made = send!(self, path, |client| client
-            .create_secret()
-            .set_parent(project)
-            .set_secret_id(id)
-            .set_secret(secret));
-        made.map(|_| ())
+        let request = |client: SecretManagerService| {
+            let request = client.create_secret().set_parent(project);
+            request.set_secret_id(id).set_secret(secret).send()
+        };
+        self.call(path, request).await.map(drop)
     }
 }

@@ -61,6 +61,7 @@ fn check(name: &str, failed: &Failed, code: i32, words: &[&str]) {
     if code == 1 {
         assert_eq!(said.lines().count(), 1, "{name}: {said}");
         assert!(said.starts_with("tollgate: "), "{name}: {said}");
+        assert!(!log.contains("ERROR"), "{name} is told twice: {log}");
     }
     for key in [KEY, ADMIN] {
         assert!(!said.contains(key) && !log.contains(key), "{name}: {said}");
@@ -98,7 +99,7 @@ async fn a_start_without_a_version_that_can_be_read_says_so() {
         "no version",
         &start(&secrets, &pinned).await,
         1,
-        &["there is no", "versions/4"],
+        &["there is no", "versions/4", "names the version"],
     );
     put(&secrets, &two_keys());
     secrets.disable(PROJECT, SECRET, 2);
@@ -106,7 +107,14 @@ async fn a_start_without_a_version_that_can_be_read_says_so() {
         "disabled",
         &start(&secrets, &[]).await,
         1,
-        &["disabled", "enable it", SECRET],
+        &["disabled", "enable it", "add a version", SECRET],
+    );
+    let pinned = [("API_KEYS_SECRET_NAME", "vllm-api-keys/versions/2")];
+    check(
+        "disabled and named",
+        &start(&secrets, &pinned).await,
+        1,
+        &["disabled", "enable it", "name another version", SECRET],
     );
     secrets.put(PROJECT, SECRET, &format!("[\"{KEY}\"]"));
     check(
@@ -226,6 +234,68 @@ async fn trouble_that_may_pass_does_not_end_the_start() {
             "{order:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_start_that_failed_gets_ready_though_nobody_but_the_probe_asks() {
+    let server = ModelServer::start(Settings::default()).await;
+    let secrets = vault(&two_keys()).await;
+    secrets.always(Kind::Access, Some(Order::Refuse(503)));
+    let gate = gate(&server.url(), &secrets, &[]).await;
+    let probe = async || gate.ask("GET /ready", &[], b"").await.status;
+    let (before, began) = (secrets.calls().len(), Instant::now());
+    for _ in 0..20 {
+        assert_eq!(probe().await, 503);
+    }
+    let asked = secrets.calls().len() - before;
+    // One fetch a second, of two attempts.
+    let most = 2 * (1 + began.elapsed().as_secs());
+    assert!(asked as u64 <= most, "{asked} calls for twenty probes");
+    secrets.always(Kind::Access, None);
+    until(async || (probe().await == 200).then_some(())).await;
+}
+
+/// As the model server's key somebody may set the very key that clients show.
+#[tokio::test]
+async fn a_clients_key_is_never_shown_to_the_model_server() {
+    let server = ModelServer::start(Settings::default()).await;
+    let secrets = vault(&two_keys()).await;
+    secrets.always(Kind::Access, Some(Order::Refuse(503)));
+    let gate = gate(&server.url(), &secrets, &[("VLLM_API_KEY", KEY)]).await;
+    let shown = |from: usize| -> Vec<String> {
+        let calls = server.calls().into_iter().skip(from);
+        calls
+            .map(|call| call.header("authorization").to_owned())
+            .collect()
+    };
+    let ask = async |key: &str| {
+        let headers = [("x-api-key", key), ("content-type", "application/json")];
+        let body = chat().to_string();
+        let path = "POST /v1/chat/completions";
+        let reply = gate.ask(path, &headers, body.as_bytes()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    };
+    // Without keys nobody knows whose it is.
+    gate.ask("GET /v1/models", &[], b"").await;
+    secrets.always(Kind::Access, None);
+    ask(KEY).await;
+    let before = server.calls().len();
+    assert!(before > 0);
+    assert_eq!(shown(0), vec![""; before]);
+    put(&secrets, &json!({"ops": {"key": ADMIN, "admin": true}}));
+    assert_eq!(reload(&gate).await.status, 200);
+    ask(ADMIN).await;
+    assert_eq!(shown(before), [format!("Bearer {KEY}")]);
+    put(&secrets, &two_keys());
+    assert_eq!(reload(&gate).await.status, 200);
+    ask(KEY).await;
+    assert_eq!(shown(before + 1), [""]);
+    let told = || {
+        Value::from(gate.log())
+            .to_string()
+            .contains("VLLM_API_KEY is a client's key")
+    };
+    until(async || told().then_some(())).await;
 }
 
 #[tokio::test]

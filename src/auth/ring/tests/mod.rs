@@ -36,8 +36,7 @@ fn empty_ring(max_stale: Duration) -> (Arc<KeyRing>, Arc<Script>) {
     (
         Arc::new(KeyRing::over(
             Source::Script(Arc::clone(&script)),
-            REFRESH,
-            max_stale,
+            Current::new(REFRESH, max_stale, None),
         )),
         script,
     )

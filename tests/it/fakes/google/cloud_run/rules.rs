@@ -173,6 +173,10 @@ fn container(faults: &mut Faults, container: &Value, gpu: bool) {
         cpus <= 1.0 || cpus.fract() == 0.0,
         format!("{name} has a broken number of CPUs"),
     );
+    faults.unless(
+        memory_fits(cpus, memory_mib(container)),
+        format!("{name} has more or less memory than its CPUs may have"),
+    );
     let mut port = None;
     if let Some(only) = list(&container["ports"]).first() {
         port = only["containerPort"].as_u64();
@@ -218,6 +222,24 @@ fn container(faults: &mut Faults, container: &Value, gpu: bool) {
             format!("{kind} of {name} cannot reach its loopback"),
         );
     }
+}
+
+/// Cloud Run's table of memory by CPUs.
+fn memory_fits(cpus: f64, mib: f64) -> bool {
+    let gib = mib / 1024.0;
+    let most = match cpus {
+        c if c <= 1.0 => 4.0,
+        c if c <= 2.0 => 8.0,
+        c if c <= 4.0 => 16.0,
+        c if c <= 6.0 => 24.0,
+        _ => 32.0,
+    };
+    let least = match cpus {
+        c if c <= 2.0 => 0.125,
+        c if c <= 4.0 => 2.0,
+        _ => 4.0,
+    };
+    (least..=most).contains(&gib)
 }
 
 fn gpu(faults: &mut Faults, template: &Value) {
