@@ -27,7 +27,7 @@ use crate::google::Fault;
 const SETTLE: Duration = Duration::from_mins(5);
 /// For so long an unknown column is one that inserts have not heard of yet.
 const DOUBT: Duration = Duration::from_mins(15);
-/// How often columns that may not be added are looked at again.
+/// How often a table is looked at again of which people should know something.
 const LOOK_OFTEN: Duration = Duration::from_mins(5);
 /// How often a table that has all columns is.
 const LOOK_RARELY: Duration = Duration::from_hours(24);
@@ -122,6 +122,13 @@ impl Table {
                     Err(refusal) if refusal.is_missing() => return Err(no_dataset(&session)),
                     Err(refusal) => return Err(self.fault("cannot create", &refusal)),
                 },
+                // The right to write rows is another one, and enough.
+                Err(refusal) if refusal.is_denied() => {
+                    let fault = self.fault("rows go unseen: cannot look at", &refusal);
+                    tracing::error!(cause = fault.text, "the table of rows cannot be looked at");
+                    self.remember(SETTLE, &[], Some(fault.text));
+                    return Ok(());
+                }
                 Err(refusal) => return Err(self.fault("cannot look at", &refusal)),
             };
             let missing = missing(&self.columns()?, &seen.fields);
@@ -166,7 +173,7 @@ impl Table {
     fn remember(&self, age: Duration, absent: &[Value], note: Option<String>) {
         let now = Instant::now();
         let mut known = self.known();
-        let look_in = if absent.is_empty() {
+        let look_in = if note.is_none() {
             LOOK_RARELY
         } else {
             LOOK_OFTEN
