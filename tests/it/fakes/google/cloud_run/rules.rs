@@ -164,19 +164,7 @@ fn container(faults: &mut Faults, container: &Value, gpu: bool) {
         container["image"].is_string(),
         format!("{name} has no image"),
     );
-    faults.unless(
-        cpu(container) > 0.0 && memory_mib(container) > 0.0,
-        format!("{name} has no limits"),
-    );
-    let cpus = cpu(container);
-    faults.unless(
-        cpus <= 1.0 || cpus.fract() == 0.0,
-        format!("{name} has a broken number of CPUs"),
-    );
-    faults.unless(
-        memory_fits(cpus, memory_mib(container)),
-        format!("{name} has more or less memory than its CPUs may have"),
-    );
+    limits(faults, name, container);
     let mut port = None;
     if let Some(only) = list(&container["ports"]).first() {
         port = only["containerPort"].as_u64();
@@ -222,6 +210,22 @@ fn container(faults: &mut Faults, container: &Value, gpu: bool) {
             format!("{kind} of {name} cannot reach its loopback"),
         );
     }
+}
+
+fn limits(faults: &mut Faults, name: &str, container: &Value) {
+    faults.unless(
+        cpu(container) > 0.0 && memory_mib(container) > 0.0,
+        format!("{name} has no limits"),
+    );
+    let cpus = cpu(container);
+    faults.unless(
+        cpus <= 1.0 || cpus.fract() == 0.0,
+        format!("{name} has a broken number of CPUs"),
+    );
+    faults.unless(
+        memory_fits(cpus, memory_mib(container)),
+        format!("{name} has more or less memory than its CPUs may have"),
+    );
 }
 
 /// Cloud Run's table of memory by CPUs.
