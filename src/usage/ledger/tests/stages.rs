@@ -22,6 +22,15 @@ impl Play {
         Self { ledger, stage }
     }
 
+    fn on_a_new_table() -> Self {
+        let play = Self::of([]);
+        play.stage.prepares([Ok(Prepared {
+            new_for: Some(Duration::from_mins(5)),
+            note: None,
+        })]);
+        play
+    }
+
     fn start(&self) -> JoinHandle<()> {
         let ledger = Arc::clone(&self.ledger);
         tokio::spawn(async move { ledger.run().await })
@@ -151,11 +160,7 @@ async fn rows_of_which_none_is_at_fault_are_sent_again_after_a_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_table_gets_its_rows_at_once_and_once_more_when_it_is_safe() {
-    let play = Play::of([]);
-    play.stage.prepares([Ok(Prepared {
-        new_for: Some(Duration::from_mins(5)),
-        note: None,
-    })]);
+    let play = Play::on_a_new_table();
     let running = play.start();
     play.settle(0..3);
     sleep(Duration::from_secs(1)).await;
@@ -187,11 +192,7 @@ async fn a_new_table_gets_its_rows_at_once_and_once_more_when_it_is_safe() {
 
 #[tokio::test(start_paused = true)]
 async fn the_process_ends_without_waiting_for_a_table_to_grow_old() {
-    let play = Play::of([]);
-    play.stage.prepares([Ok(Prepared {
-        new_for: Some(Duration::from_mins(5)),
-        note: None,
-    })]);
+    let play = Play::on_a_new_table();
     let running = play.start();
     play.settle(0..3);
     sleep(Duration::from_secs(1)).await;
