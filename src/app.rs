@@ -235,7 +235,11 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     );
 }
 
-fn signals() -> anyhow::Result<impl Future<Output = ()>> {
+/// Ends with the first SIGTERM or SIGINT from now on.
+///
+/// # Errors
+/// When the process cannot listen for them.
+pub(crate) fn signals() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;

@@ -307,7 +307,7 @@ async fn a_secret_that_fills_up_is_told_of_before_it_is_full() {
 }
 
 #[tokio::test]
-async fn an_interrupt_leaves_no_lock_and_no_change() {
+async fn a_signal_to_end_leaves_no_lock_and_no_change() {
     let bench = Bench::new().await;
     let holder = bench.hold().await;
     let asked = bench.server.count(Kind::Get);
@@ -326,7 +326,7 @@ async fn an_interrupt_leaves_no_lock_and_no_change() {
         "the lock of another is left alone"
     );
     let began_at = Instant::now();
-    signal(&holder, "INT");
+    signal(&holder, "TERM");
     let shown = end(holder).await;
     assert_eq!((shown.code, shown.out.as_str()), (Some(1), ""), "{shown:?}");
     assert!(bench.lock().is_null());

@@ -106,13 +106,15 @@ impl KeySecret {
         Ok(())
     }
 
-    /// Waits for a change; says so if that takes long, and passes an interrupt on.
+    /// Waits for a change; says so if that takes long, and passes a signal to end on: who is killed
+    /// leaves a lock behind.
     async fn attend(
         &self,
         edit: impl Future<Output = anyhow::Result<u64>>,
         stop: &CancellationToken,
         notes: &mut impl Write,
     ) -> anyhow::Result<u64> {
+        let mut signals = Box::pin(crate::app::signals()?);
         let mut edit = Box::pin(edit);
         let mut silence = Box::pin(sleep(SILENT_WAIT));
         let mut is_told = false;
@@ -124,10 +126,7 @@ impl KeySecret {
                     let wait = EDIT_WAIT.as_secs();
                     tell(notes, &format!("waiting for Secret Manager or other writers of {self}, for at most {wait} seconds"));
                 }
-                pressed = tokio::signal::ctrl_c(), if !stop.is_cancelled() => {
-                    pressed.context("cannot listen for interrupts")?;
-                    stop.cancel();
-                }
+                () = &mut signals, if !stop.is_cancelled() => stop.cancel(),
             }
         }
     }
