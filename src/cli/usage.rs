@@ -78,7 +78,7 @@ impl Place {
         match paths.sink {
             SinkKind::Local => Ok(Self::Embedded(paths.database)),
             SinkKind::BigQuery(name) => {
-                let google = Arc::new(Google::new(&paths.google)?);
+                let google = Arc::new(Google::new(&paths.google));
                 let table = usage::table(&google, &name, &[]);
                 Ok(Self::BigQuery(Box::new(table), name))
             }

@@ -294,7 +294,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_token_is_given_up_unless_it_is_new() {
-        let google = Google::new(&GoogleConfig::default()).unwrap();
+        let google = Google::new(&GoogleConfig::default());
         let tokens = IdToken::new(google.into(), TokenSource::Metadata, "a".to_owned());
         let held = read(&token(r#"{"exp":4102444800}"#), Instant::now()).unwrap();
         let (good, other) = (held.header.clone(), HeaderValue::from_static("Bearer b"));

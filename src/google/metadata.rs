@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::redirect::Policy;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
 use super::Fault;
@@ -20,7 +21,8 @@ const SEARCH_AGAIN: Duration = Duration::from_mins(1);
 /// The metadata server of this machine, if it has one.
 pub struct Metadata {
     base: String,
-    client: reqwest::Client,
+    /// Built at the first question: that loads the system's certificates, and no start waits for it.
+    client: OnceCell<reqwest::Client>,
     search: tokio::sync::Mutex<Search>,
 }
 
@@ -33,20 +35,13 @@ enum Search {
 }
 
 impl Metadata {
-    /// # Errors
-    /// When no HTTP client can be made.
-    pub(super) fn new(host: Option<&str>) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(Policy::none())
-            .timeout(ASK_LIMIT)
-            .build()?;
+    pub(super) fn new(host: Option<&str>) -> Self {
         let host = host.unwrap_or(GOOGLE_HOST);
-        Ok(Self {
+        Self {
             base: format!("http://{host}/computeMetadata/v1"),
-            client,
+            client: OnceCell::new(),
             search: tokio::sync::Mutex::new(Search::Open),
-        })
+        }
     }
 
     /// The project's id.
@@ -128,7 +123,8 @@ impl Metadata {
         let address = format!("{}/{path}", self.base);
         let url = Url::parse_with_params(&address, query)
             .map_err(|_| Fault::permanent("the metadata server has no usable address"))?;
-        let request = self.client.get(url).header("Metadata-Flavor", "Google");
+        let client = self.client.get_or_try_init(|| async { build() }).await?;
+        let request = client.get(url).header("Metadata-Flavor", "Google");
         let response = request.send().await.map_err(|cause| Fault {
             // No such name or nobody there: this is no machine of Google's.
             permanent: cause.is_connect() && !cause.is_timeout(),
@@ -141,6 +137,15 @@ impl Metadata {
         }
         Ok(response)
     }
+}
+
+fn build() -> Result<reqwest::Client, Fault> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(Policy::none())
+        .timeout(ASK_LIMIT)
+        .build()
+        .map_err(|cause| Fault::permanent(format!("no HTTP client can be made: {cause}")))
 }
 
 /// `europe-west4` of `projects/1/regions/europe-west4`.

@@ -65,14 +65,14 @@ pub struct Google {
 }
 
 impl Google {
-    /// # Errors
-    /// When no HTTP client can be made, which needs certificates on the system.
-    pub fn new(config: &GoogleConfig) -> anyhow::Result<Self> {
-        Ok(Self {
-            metadata: Metadata::new(config.metadata_host.as_deref())?,
+    /// Asks nobody and builds nothing yet.
+    #[must_use]
+    pub fn new(config: &GoogleConfig) -> Self {
+        Self {
+            metadata: Metadata::new(config.metadata_host.as_deref()),
             project: OnceCell::new_with(config.project.clone()),
             config: config.clone(),
-        })
+        }
     }
 
     #[must_use]

@@ -187,13 +187,7 @@ async fn a_cloud_run_service_is_shown_a_token_for_its_origin() {
         auth: UpstreamAuth::Auto,
         aliases: std::collections::BTreeMap::new(),
     };
-    let upstream = Upstream::new(
-        &config,
-        &limits,
-        &google.expect("a client").into(),
-        false,
-        Arc::default(),
-    );
+    let upstream = Upstream::new(&config, &limits, &google.into(), false, Arc::default());
     let proofs = upstream.expect("an upstream").prove_identity().await;
     let [proof] = &proofs[..] else {
         panic!("{} proofs", proofs.len())
@@ -210,7 +204,7 @@ async fn a_metadata_server_is_known_by_its_answer() {
             metadata_host: Some(host),
             ..GoogleConfig::default()
         };
-        Google::new(&config).expect("a client")
+        Google::new(&config)
     };
     let here = google(metadata.host());
     assert!(here.metadata().is_there().await && here.metadata().is_there().await);

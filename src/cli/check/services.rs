@@ -73,7 +73,7 @@ impl From<Fault> for Outcome {
 /// # Errors
 /// When no client can be made at all.
 pub(super) async fn ask(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Vec<Check>> {
-    let google = Arc::new(Google::new(&config.google)?);
+    let google = Arc::new(Google::new(&config.google));
     let (keys, tokens, table) = tokio::join!(
         ask_keys(config, &google, warnings),
         ask_tokens(config, &google),

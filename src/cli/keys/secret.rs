@@ -36,7 +36,7 @@ impl KeySecret {
         config: &GoogleConfig,
         may_create: bool,
     ) -> anyhow::Result<Self> {
-        let google = Arc::new(Google::new(config)?);
+        let google = Arc::new(Google::new(config));
         if secret.project.is_none() {
             let project = google.project().await;
             let project = project.context("--project is not given")?;

@@ -192,7 +192,7 @@ mod tests {
     fn table() -> Table {
         // Another test may have installed it.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let google = Google::new(&GoogleConfig::default()).unwrap();
+        let google = Google::new(&GoogleConfig::default());
         let name = TableRef {
             project: Some("p".to_owned()),
             dataset: "d".to_owned(),

@@ -123,7 +123,7 @@ async fn permits_and_last_use_outlive_a_reload() {
 }
 
 fn file_ring(path: &Path, explicit: bool) -> KeyRing {
-    let google = Arc::new(Google::new(&GoogleConfig::default()).unwrap());
+    let google = Arc::new(Google::new(&GoogleConfig::default()));
     let config = KeysConfig {
         source: KeysSource::File {
             path: path.to_path_buf(),
