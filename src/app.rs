@@ -14,11 +14,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{KeyRing, OwnKey};
+use crate::auth::{KeyRing, OwnKey, Users};
+use crate::budget::Budgets;
 use crate::config::{Config, SinkKind};
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
+use crate::store::Store;
 use crate::telemetry::log::{self, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -63,8 +65,16 @@ impl App {
             config.instance.on_cloud_run,
             may_show_key,
         )?;
+        let store = Store::open(&config.database).await?.map(Arc::new);
+        let users = match &store {
+            Some(store) => Some(Users::open(&config, store.clone()).await?),
+            None => None,
+        };
+        let lease = config.accounts.lease;
         let gateway = Gateway {
             keys,
+            users,
+            budgets: store.map(|store| Budgets::new(store, lease)),
             upstream,
             ledger: Arc::new(Ledger::open(&config, &google).await?),
             metrics: Arc::new(Metrics::new()),

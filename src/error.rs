@@ -12,6 +12,12 @@ pub enum Code {
     ContextLengthExceeded,
     MissingApiKey,
     InvalidApiKey,
+    /// A user's token that is expired, revoked or none of ours.
+    InvalidToken,
+    InvalidCredentials,
+    UsernameTaken,
+    RegistrationClosed,
+    UserDisabled,
     ModelNotAllowed,
     AdminRequired,
     NotFound,
@@ -21,6 +27,8 @@ pub enum Code {
     RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
+    /// Settled use leaves no room.
+    TokenLimitExceeded,
     RateLimitExceeded,
     /// A fault of the gateway itself.
     Internal,
@@ -30,6 +38,7 @@ pub enum Code {
     UpstreamStarting,
     Overloaded,
     NotReady,
+    StoreUnavailable,
     UpstreamTimeout,
 }
 
@@ -42,6 +51,11 @@ impl Code {
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::MissingApiKey => "missing_api_key",
             Self::InvalidApiKey => "invalid_api_key",
+            Self::InvalidToken => "invalid_token",
+            Self::InvalidCredentials => "invalid_credentials",
+            Self::UsernameTaken => "username_taken",
+            Self::RegistrationClosed => "registration_closed",
+            Self::UserDisabled => "user_disabled",
             Self::ModelNotAllowed => "model_not_allowed",
             Self::AdminRequired => "admin_required",
             Self::NotFound => "not_found",
@@ -51,6 +65,7 @@ impl Code {
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::TokenLimitExceeded => "token_limit_exceeded",
             Self::RateLimitExceeded => "rate_limit_exceeded",
             Self::Internal => "internal_error",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -59,6 +74,7 @@ impl Code {
             Self::UpstreamStarting => "upstream_starting",
             Self::Overloaded => "overloaded",
             Self::NotReady => "not_ready",
+            Self::StoreUnavailable => "store_unavailable",
             Self::UpstreamTimeout => "upstream_timeout",
         }
     }

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::Principal;
 use super::key::KeyHash;
 use super::keyset::KeySet;
 use super::own_key::OwnKey;
 use super::refused::Refused;
 use super::source::Fetched;
+use super::{Principal, Who};
 use crate::error::{Code, Error};
 use crate::google::Fault;
 
@@ -118,8 +118,8 @@ impl Current {
             }
             held.entry.mark_used(now);
             Ok(Principal {
-                entry: Arc::clone(&held.entry),
-                key_id: Arc::clone(&held.key_id),
+                who: Who::Service(Arc::clone(&held.entry)),
+                key_id: Some(Arc::clone(&held.key_id)),
             })
         });
         (self.age_of(snapshot), found)

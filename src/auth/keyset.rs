@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::entry::{Draft, Fields, is_plain, read_entry};
 use super::key::{KeyHash, content_version};
 use super::payload::{Payload, PayloadFault};
+use crate::budget::{Allowance, MinuteLimits, Period};
 
 const MAX_NAME_CHARS: usize = 128;
 
@@ -29,6 +30,12 @@ pub struct KeyEntry {
     pub max_concurrent: Option<usize>,
     /// The permits of `max_concurrent`; outlives reloads that keep name and maximum.
     pub concurrency: Option<Arc<Semaphore>>,
+    /// Whose tokens the key's calls count as; rotating the key keeps it.
+    pub allowance: Allowance,
+    /// Limits per minute in this instance; outlive reloads that keep name and limits.
+    pub minute: Option<Arc<MinuteLimits>>,
+    /// The key may wake a cold upstream.
+    pub wake: bool,
     /// Shared with the rows of the key's calls.
     pub labels: Arc<[(String, String)]>,
     pub expires_at: Option<SystemTime>,
@@ -204,6 +211,14 @@ impl KeySet {
             models: fields.models,
             max_concurrent: fields.max_concurrent,
             concurrency: kept.map_or_else(permits, |entry| entry.concurrency.clone()),
+            allowance: Allowance {
+                owner: format!("service:{name}").into(),
+                limit: None,
+                period: Period::Total,
+                dry_run: false,
+            },
+            minute: None,
+            wake: true,
             labels: fields.labels.into(),
             expires_at: fields.expires_at,
             last_used_ms: older

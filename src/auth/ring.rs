@@ -5,9 +5,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
-
-use super::credentials::presented_key;
 use super::current::{Age, Current};
 use super::fetch::Fetches;
 use super::key::{KeyHash, MIN_KEY_CHARS};
@@ -91,12 +88,18 @@ impl KeyRing {
         }
     }
 
-    /// Who sends these headers. With a fresh set: one hash and one look-up.
+    /// Whose key this is, if the loaded set holds it, however old the set is.
+    #[must_use]
+    pub fn holds(&self, key: &str) -> bool {
+        let hash = KeyHash::of(key);
+        self.current().look(&hash, SystemTime::now()).1.is_some()
+    }
+
+    /// Who shows this key. With a fresh set: one hash and one look-up.
     ///
     /// # Errors
-    /// `missing_api_key`, `invalid_api_key`, `not_ready`.
-    pub async fn identify(&self, headers: &HeaderMap) -> Result<Principal, Error> {
-        let key = presented_key(headers)?;
+    /// `invalid_api_key`, `not_ready`.
+    pub async fn identify(&self, key: &str) -> Result<Principal, Error> {
         if key.len() < MIN_KEY_CHARS {
             return Err(unknown_key());
         }

@@ -16,7 +16,7 @@ use time::{OffsetDateTime, macros::format_description};
 
 use crate::config::{Paths, SinkKind, TableRef};
 use crate::google::{Google, Table};
-use crate::store::{Grouping, Store, Totals};
+use crate::store::{Grouping, Totals, UsageTable};
 use crate::usage;
 
 use since::Since;
@@ -76,7 +76,7 @@ enum Place {
 impl Place {
     fn of(paths: Paths) -> anyhow::Result<Self> {
         match paths.sink {
-            SinkKind::Local => Ok(Self::Embedded(paths.database)),
+            SinkKind::Local => Ok(Self::Embedded(paths.usage_file)),
             SinkKind::BigQuery(name) => {
                 let google = Arc::new(Google::new(&paths.google));
                 let table = usage::table(&google, &name, &[]);
@@ -100,7 +100,7 @@ impl Place {
         match self {
             Self::Embedded(path) => {
                 let since_us = i64::try_from(since.unix_timestamp_nanos() / 1000);
-                let store = match Store::open_read_only(path).await {
+                let store = match UsageTable::open_read_only(path).await {
                     Err(cause) if cause.is_missing() => bail!(
                         "nothing was recorded yet: there is no database at {} (it is made by `tollgate serve` with the local usage sink; DATA_DIR says where)",
                         path.display(),

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use super::reader::{Reader, in_range, stars, unset};
+use super::reader::{Reader, in_range, unset};
 use super::{
-    Config, ConfigError, Instance, KeysConfig, KeysSource, Limits, LogConfig, Origin, Paths,
-    SinkKind, Sources, UsageConfig, google, later, upstream, values,
+    Config, ConfigError, Database, Instance, KeysConfig, KeysSource, Limits, LogConfig, Paths,
+    SinkKind, Sources, UsageConfig, accounts, google, upstream, values,
 };
 
 /// Longest wait that a setting may ask for, in seconds: Cloud Run ends a request after an hour.
@@ -27,12 +27,13 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
     let upstream = upstream::read(&mut reader, port);
     let loopback = upstream::all_loopback(&upstream.urls);
     let google = google::read(&mut reader);
-    later::read_accounts(&mut reader, host.is_loopback());
     let data_dir = read_data_dir(&mut reader);
-    let ephemeral = reader.boolean("ALLOW_EPHEMERAL", false) || !on_cloud_run;
+    let ephemeral = read_ephemeral(&mut reader, on_cloud_run);
     let keys = read_keys(&mut reader, &data_dir, on_cloud_run);
-    let usage = read_usage(&mut reader, on_cloud_run, ephemeral);
-    let database = read_database(&mut reader, &data_dir, on_cloud_run, ephemeral);
+    let usage = read_usage(&mut reader, on_cloud_run, &ephemeral);
+    let database = accounts::read_database(&mut reader, &data_dir, on_cloud_run, &ephemeral);
+    let accounts = accounts::read(&mut reader, host.is_loopback(), &database);
+    let usage_file = usage_file(&database, &data_dir);
     let h2c = reader.boolean("H2C", false);
     let public_models = reader.boolean("PUBLIC_MODELS", true);
     let cors_origins = reader.parsed(
@@ -57,6 +58,8 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
         usage,
         data_dir,
         database,
+        usage_file,
+        accounts,
         public_models,
         cors_origins,
         limits,
@@ -75,13 +78,17 @@ pub(super) fn paths(sources: &Sources) -> Result<Paths, ConfigError> {
     let on_cloud_run = sources.on_cloud_run();
     let keys = google::read_keys_source(&mut reader, &data_dir, on_cloud_run);
     // The verbs only read what a gateway wrote, wherever they run.
-    let sink = read_usage(&mut reader, on_cloud_run, true).sink;
-    let database = read_database(&mut reader, &data_dir, on_cloud_run, true);
+    let sink = read_usage(&mut reader, on_cloud_run, &Ok(())).sink;
+    let database = accounts::read_database(&mut reader, &data_dir, on_cloud_run, &Ok(()));
+    let default_token_limit = accounts::read_default_token_limit(&mut reader);
+    let usage_file = usage_file(&database, &data_dir);
     reader.finish().judge(Paths {
         google,
         keys,
         sink,
+        usage_file,
         database,
+        default_token_limit,
     })
 }
 
@@ -154,7 +161,17 @@ fn read_keys(reader: &mut Reader<'_>, data_dir: &Path, on_cloud_run: bool) -> Ke
     }
 }
 
-fn read_usage(reader: &mut Reader<'_>, on_cloud_run: bool, ephemeral: bool) -> UsageConfig {
+/// Whether embedded files may be used, or why not.
+fn read_ephemeral(reader: &mut Reader<'_>, on_cloud_run: bool) -> Result<(), &'static str> {
+    let is_allowed = reader.boolean("ALLOW_EPHEMERAL", false) || !on_cloud_run;
+    if is_allowed { Ok(()) } else { Err(EPHEMERAL) }
+}
+
+fn read_usage(
+    reader: &mut Reader<'_>,
+    on_cloud_run: bool,
+    ephemeral: &Result<(), &'static str>,
+) -> UsageConfig {
     let table = google::read_table(reader);
     let words = ["bigquery", "local", "stdout", "none"];
     let default = match (&table, on_cloud_run) {
@@ -181,8 +198,8 @@ fn read_usage(reader: &mut Reader<'_>, on_cloud_run: bool, ephemeral: bool) -> U
             "`bigquery` needs BIGQUERY_DATASET, the dataset that holds the table",
         );
     }
-    if sink == SinkKind::Local && !ephemeral {
-        reader.fault("USAGE_SINK", format_args!("`local` {EPHEMERAL}"));
+    if let (SinkKind::Local, Err(why)) = (&sink, ephemeral) {
+        reader.fault("USAGE_SINK", format_args!("`local` {why}"));
     }
     let shown = |labels: &Vec<(String, String)>| {
         join(
@@ -196,60 +213,11 @@ fn read_usage(reader: &mut Reader<'_>, on_cloud_run: bool, ephemeral: bool) -> U
     UsageConfig { sink, labels }
 }
 
-/// `none` still has a file: `USAGE_SINK=local` may want it, and whether that is allowed was judged there.
-fn read_database(
-    reader: &mut Reader<'_>,
-    data_dir: &Path,
-    on_cloud_run: bool,
-    ephemeral: bool,
-) -> PathBuf {
-    let default = data_dir.join("tollgate.db");
-    // `secret` would show an unset one as `none`, which is not what is in effect.
-    if reader.find("DATABASE_URL").is_none() && reader.find("DATABASE_URL_FILE").is_none() {
-        let shown = if on_cloud_run {
-            unset()
-        } else {
-            format!("sqlite://{}", default.display())
-        };
-        reader.show("DATABASE_URL", shown, Origin::Default);
-        return default;
-    }
-    let Some(url) = reader.secret("DATABASE_URL", shown_database) else {
-        return default;
-    };
-    let url = url.expose().as_str();
-    if url == "none" {
-        return default;
-    }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        reader.fault(
-            "DATABASE_URL",
-            "this version cannot use Postgres yet; use sqlite://path or none",
-        );
-        return default;
-    }
-    let path = url
-        .strip_prefix("sqlite://")
-        .filter(|path| !path.is_empty() && !path.starts_with(':') && !path.contains('?'));
-    let Some(path) = path else {
-        reader.fault(
-            "DATABASE_URL",
-            "is neither `sqlite://` with the path of a file nor `none`",
-        );
-        return default;
-    };
-    if !ephemeral {
-        reader.fault("DATABASE_URL", format_args!("`sqlite://` {EPHEMERAL}"));
-    }
-    PathBuf::from(path)
-}
-
-/// Credentials in a URL are masked by the reader; a text that is no URL might be nothing else.
-fn shown_database(url: &str) -> String {
-    if url == "none" || url.contains("://") {
-        url.to_owned()
-    } else {
-        stars(url)
+/// The usage table is in the database of users, if that is a file, else in a file of its own.
+fn usage_file(database: &Database, data_dir: &Path) -> PathBuf {
+    match database {
+        Database::Sqlite(path) => path.clone(),
+        Database::Postgres(_) | Database::None => data_dir.join("tollgate.db"),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Settings: environment, flags and `.env` become one checked [`Config`]. The only reader of the
 //! environment; reports every fault at once. Must not know who uses the settings, nor log.
 
+mod accounts;
 mod assemble;
 mod dotenv;
 mod google;
-mod later;
 mod reader;
 mod source;
 #[cfg(test)]
@@ -37,8 +37,11 @@ pub struct Config {
     pub keys: KeysConfig,
     pub usage: UsageConfig,
     pub data_dir: PathBuf,
-    /// The embedded database; holds the usage table of [`SinkKind::Local`].
-    pub database: PathBuf,
+    /// Holds users and budgets.
+    pub database: Database,
+    /// The embedded file with the usage table of [`SinkKind::Local`].
+    pub usage_file: PathBuf,
+    pub accounts: AccountsConfig,
     pub public_models: bool,
     /// Allowed origins; `*` stands for all; empty switches CORS off.
     pub cors_origins: Vec<String>,
@@ -77,7 +80,11 @@ pub struct Paths {
     /// A file may not exist yet, also when it was named.
     pub keys: KeysSource,
     pub sink: SinkKind,
-    pub database: PathBuf,
+    /// The embedded file with the usage table of [`SinkKind::Local`].
+    pub usage_file: PathBuf,
+    pub database: Database,
+    /// For users made on the command line.
+    pub default_token_limit: u64,
 }
 
 impl Paths {
@@ -144,6 +151,56 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Where users and budgets are.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// There are no users and no token budgets.
+    None,
+    /// A file of this machine, for one instance.
+    Sqlite(PathBuf),
+    /// A URL, `postgres://...`, shared by all instances.
+    Postgres(Secret<String>),
+}
+
+impl Database {
+    /// Whether a token budget can be held: what all instances share, or the one instance's own.
+    #[must_use]
+    pub fn holds_budgets(&self, on_cloud_run: bool) -> bool {
+        match self {
+            Self::None => false,
+            Self::Sqlite(_) => !on_cloud_run,
+            Self::Postgres(_) => true,
+        }
+    }
+}
+
+/// Users, their tokens and limits.
+#[derive(Clone, Debug)]
+pub struct AccountsConfig {
+    /// At least 32 bytes; `None`: a random one is kept in the data directory.
+    pub jwt_secret: Option<Secret<String>>,
+    pub access_token_life: Duration,
+    pub registration: Registration,
+    /// Tokens.
+    pub default_token_limit: u64,
+    /// Highest limit that users may give themselves, in tokens.
+    pub max_self_token_limit: u64,
+    /// How long a leased part of a budget is an instance's own without word of it.
+    pub lease: Duration,
+}
+
+/// Who may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// Everybody.
+    Open,
+    /// Whoever calls this machine by a loopback name, through no proxy.
+    Local,
+    /// Whoever shows an admin key.
+    Admin,
+    Closed,
+}
 
 /// Where model calls go.
 #[derive(Clone, Debug)]

@@ -205,15 +205,6 @@ impl<'a> Reader<'a> {
             self.show(name, value, origin);
         }
     }
-
-    /// Says once that a variable is read but does nothing yet.
-    pub(super) fn no_effect(&mut self, names: &[&'static str], why: &str) {
-        for name in names {
-            if self.find(name).is_some() || self.find(&format!("{name}_FILE")).is_some() {
-                self.warn(name, format_args!("has no effect yet: {why}"));
-            }
-        }
-    }
 }
 
 impl Reading {

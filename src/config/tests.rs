@@ -46,7 +46,7 @@ fn nothing_set_serves_on_loopback() {
     let path = PathBuf::from("./tollgate-data/keys.json");
     let explicit = false;
     assert_eq!(config.keys.source, KeysSource::File { path, explicit });
-    assert!(config.database.ends_with("tollgate-data/tollgate.db"));
+    assert!(config.usage_file.ends_with("tollgate-data/tollgate.db"));
     assert!(config.public_models && !config.h2c && config.warnings.is_empty());
     assert_eq!(config.instance.instance_id.len(), 8);
     assert!(config.log.json, "no terminal, so json");
@@ -139,10 +139,7 @@ fn faults_come_together_and_sorted() {
 
 #[test]
 fn what_is_missing_in_this_version_is_said() {
-    for (name, value) in [
-        ("UPSTREAMS_FILE", "upstreams.toml"),
-        ("DATABASE_URL", "postgres://u:hidden@h/db"),
-    ] {
+    for (name, value) in [("UPSTREAMS_FILE", "upstreams.toml")] {
         let text = faults(&[(name, value)]);
         assert!(
             text.contains(&format!("{name}: ")) && text.contains("this version"),
@@ -214,7 +211,7 @@ fn other_verbs_find_the_files_whatever_else_is_wrong() {
     let path = PathBuf::from("/no/such/keys.json");
     let explicit = true;
     assert_eq!(paths.keys, KeysSource::File { path, explicit });
-    assert_eq!(paths.database.to_str(), Some("/d/tollgate.db"));
+    assert_eq!(paths.usage_file.to_str(), Some("/d/tollgate.db"));
 }
 
 #[test]
@@ -227,14 +224,14 @@ fn the_database_is_a_file() {
     assert_eq!(
         from_env(&[("DATABASE_URL", "sqlite://./x/y.db")])
             .unwrap()
-            .database
+            .usage_file
             .to_str(),
         Some("./x/y.db")
     );
     assert!(
         from_env(&[("DATABASE_URL", "none"), ("DATA_DIR", "/d")])
             .unwrap()
-            .database
+            .usage_file
             .starts_with("/d")
     );
     for wrong in ["sqlite://", "sqlite://:memory:", "mysql://h/db", "x.db"] {

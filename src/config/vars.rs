@@ -167,7 +167,7 @@ pub const VARS: &[Var] = &[
     secret(
         "DATABASE_URL",
         "sqlite://$DATA_DIR/tollgate.db; none on Cloud Run",
-        "Embedded database, `sqlite://path`, or `none`. `postgres://` is not in this version.",
+        "Users and token budgets: `postgres://...`, shared by all instances; `sqlite://path`, a file for one instance; or `none`.",
     ),
     plain(
         "DATA_DIR",
@@ -176,28 +176,33 @@ pub const VARS: &[Var] = &[
     ),
     secret(
         "JWT_SECRET_KEY",
-        "none",
-        "Signs user tokens, at least 32 bytes. No effect yet: this version has no users.",
+        "generated into DATA_DIR",
+        "Signs user tokens, at least 32 bytes. Must be set with Postgres.",
     ),
     plain(
         "JWT_EXPIRATION_HOURS",
         "24",
-        "Life of a user token. No effect yet.",
+        "Life of an access token. Sessions end 30 days after the login.",
     ),
     plain(
         "REGISTRATION",
         "open on loopback, else admin",
-        "Who may register: `open`, `admin`, `closed`. No effect yet.",
+        "Who may register: `open`, `admin` (whoever shows an admin key), `closed`. The default `open` holds for requests from this machine alone.",
     ),
     plain(
         "DEFAULT_TOKEN_LIMIT",
         "1000000",
-        "Token limit of a new user. No effect yet.",
+        "Token limit of a new user.",
     ),
     plain(
         "MAX_SELF_TOKEN_LIMIT",
         "as DEFAULT_TOKEN_LIMIT",
-        "Highest limit that users may give themselves. No effect yet.",
+        "Highest token limit that users may give themselves.",
+    ),
+    plain(
+        "LEASE_SECONDS",
+        "60",
+        "How long a leased part of a token budget stays an instance's own without word of it; then it counts as used. Calls go on that long without the database.",
     ),
     switch(
         "PUBLIC_MODELS",

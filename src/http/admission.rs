@@ -47,7 +47,7 @@ impl Admission {
         request: &Request,
         request_bytes: usize,
     ) -> Result<Self, Error> {
-        let slot = match &principal.entry.concurrency {
+        let slot = match principal.concurrency() {
             None => None,
             Some(slots) => tokio::select! {
                 biased;
@@ -61,10 +61,10 @@ impl Admission {
             client_request_id: caller.client_request_id,
             started_at: caller.started_at,
             finished_at: caller.started_at,
-            principal: "service",
-            key_name: Some(principal.entry.name.clone()),
-            key_id: Some(principal.key_id.clone()),
-            username: None,
+            principal: principal.kind(),
+            key_name: principal.key_name(),
+            key_id: principal.key_id.clone(),
+            username: principal.username(),
             model: request.model.clone(),
             served_model: None,
             upstream: String::new(),
@@ -85,7 +85,7 @@ impl Admission {
             response_bytes: 0,
             client: caller.client,
             trace: caller.trace,
-            labels: principal.entry.labels.clone(),
+            labels: principal.labels(),
         };
         Ok(Self {
             gateway: gateway.clone(),

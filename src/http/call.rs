@@ -6,7 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::form;
-use crate::auth::KeyEntry;
+use crate::auth::Principal;
 use crate::error::{Code, Error};
 use crate::upstream::{Asked, Endpoint, Object, Payload, Request};
 
@@ -69,14 +69,14 @@ pub fn check_type(endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Error> 
     }
 }
 
-/// Reads a call of `entry`'s key, to be sent on with the headers `outgoing`. `held` stands for the
+/// Reads a principal's call, to be sent on with the headers `outgoing`. `held` stands for the
 /// body's bytes and lives as long as they do.
 ///
 /// # Errors
 /// `invalid_request`, `admin_required`.
 pub fn parse(
     endpoint: Endpoint,
-    entry: &KeyEntry,
+    principal: &Principal,
     headers: &HeaderMap,
     outgoing: HeaderMap,
     (body, held): (Bytes, OwnedSemaphorePermit),
@@ -84,14 +84,14 @@ pub fn parse(
     let said = if endpoint.takes_form() {
         parse_form(headers, body)?
     } else {
-        parse_json(endpoint, body, entry.admin)?
+        parse_json(endpoint, body, principal.is_admin())?
     };
     Ok(Request {
         endpoint,
         headers: outgoing,
         payload: said.payload,
         model: said.model.filter(|model| !model.is_empty()),
-        allowed: entry.models.clone(),
+        allowed: principal.models().map(<[String]>::to_vec),
         stream: said.stream,
         asked: said.asked,
         held,

@@ -30,7 +30,8 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
-use crate::auth::{KeyRing, Principal};
+use crate::auth::{KeyRing, Principal, Users, presented_key};
+use crate::budget::Budgets;
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
 use crate::telemetry::log::{Refusal, RefusalLog};
@@ -45,6 +46,9 @@ const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-
 /// What all requests share.
 pub struct Gateway {
     pub keys: KeyRing,
+    /// `None` without a database, as are budgets.
+    pub users: Option<Users>,
+    pub budgets: Option<Budgets>,
     pub upstream: Upstream,
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
@@ -202,7 +206,7 @@ async fn to_route(
         // Taken before, with its body.
         Route::Call(_) => Err(nothing_here()),
         Route::ReloadKeys => {
-            gateway.keys.identify(headers).await?;
+            gateway.identify(headers).await?;
             admin::reload_keys(gateway, &head.method).await
         }
         Route::AdminKeys => {
@@ -222,15 +226,15 @@ async fn to_route(
 
 /// A wrong key is refused even where none is needed.
 async fn may_list(gateway: &Gateway, headers: &http::HeaderMap) -> Result<(), Error> {
-    match gateway.keys.identify(headers).await {
+    match gateway.identify(headers).await {
         Err(error) if error.code() == Code::MissingApiKey && gateway.public_models => Ok(()),
         other => other.map(drop),
     }
 }
 
 async fn admin_of(gateway: &Gateway, headers: &http::HeaderMap) -> Result<Principal, Error> {
-    let principal = gateway.keys.identify(headers).await?;
-    if principal.entry.admin {
+    let principal = gateway.identify(headers).await?;
+    if principal.is_admin() {
         return Ok(principal);
     }
     Err(Error::new(
@@ -240,6 +244,21 @@ async fn admin_of(gateway: &Gateway, headers: &http::HeaderMap) -> Result<Princi
 }
 
 impl Gateway {
+    /// Who sends these headers: a service key, or a user's key or token.
+    ///
+    /// # Errors
+    /// `missing_api_key`, `invalid_api_key`, `invalid_token`, `user_disabled`, `not_ready`,
+    /// `store_unavailable`.
+    pub async fn identify(&self, headers: &http::HeaderMap) -> Result<Principal, Error> {
+        let credential = presented_key(headers)?;
+        match &self.users {
+            Some(users) if users.recognise(credential) && !self.keys.holds(credential) => {
+                users.identify(credential).await
+            }
+            _ => self.keys.identify(credential).await,
+        }
+    }
+
     /// The model label of a metric: a model that an upstream told of, else `other`, so that callers
     /// cannot make labels up.
     pub fn model_label(&self, record: &UsageRecord) -> String {

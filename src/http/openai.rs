@@ -41,7 +41,7 @@ pub async fn answer(
     let read = gateway.bodies.read(&head.headers, body).await?;
     let request_bytes = read.0.len();
     let outgoing = outgoing(&head.headers, request_id, gateway.upstream.api_key());
-    let request = call::parse(endpoint, &principal.entry, &head.headers, outgoing, read)?;
+    let request = call::parse(endpoint, &principal, &head.headers, outgoing, read)?;
     let caller = Caller {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),
@@ -59,7 +59,7 @@ async fn identify(
     endpoint: Endpoint,
     headers: &http::HeaderMap,
 ) -> Result<Principal, Error> {
-    let principal = gateway.keys.identify(headers).await?;
+    let principal = gateway.identify(headers).await?;
     call::check_type(endpoint, headers)?;
     Ok(principal)
 }

@@ -14,24 +14,35 @@ use super::body::{Answer, full};
 use crate::error::{Code, Error};
 use crate::upstream::Api;
 
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
 /// The status of a code.
 #[must_use]
 pub const fn status(code: Code) -> StatusCode {
     match code {
-        Code::InvalidRequest | Code::ContextLengthExceeded => StatusCode::BAD_REQUEST,
-        Code::MissingApiKey | Code::InvalidApiKey => StatusCode::UNAUTHORIZED,
-        Code::ModelNotAllowed | Code::AdminRequired => StatusCode::FORBIDDEN,
+        Code::InvalidRequest | Code::ContextLengthExceeded | Code::UsernameTaken => {
+            StatusCode::BAD_REQUEST
+        }
+        Code::MissingApiKey
+        | Code::InvalidApiKey
+        | Code::InvalidToken
+        | Code::InvalidCredentials => StatusCode::UNAUTHORIZED,
+        Code::ModelNotAllowed
+        | Code::AdminRequired
+        | Code::RegistrationClosed
+        | Code::UserDisabled => StatusCode::FORBIDDEN,
         Code::NotFound | Code::ModelNotFound | Code::AccountsDisabled => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Code::RateLimitExceeded | Code::TokenLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Code::UpstreamUnreachable | Code::UpstreamError | Code::ReloadFailed => {
             StatusCode::BAD_GATEWAY
         }
-        Code::UpstreamStarting | Code::Overloaded | Code::NotReady => {
+        Code::UpstreamStarting | Code::Overloaded | Code::NotReady | Code::StoreUnavailable => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -48,7 +59,10 @@ pub fn status_of(error: &Error) -> StatusCode {
 }
 
 /// OpenAI's name for the class of an error.
-const fn kind(status: StatusCode) -> &'static str {
+const fn kind(code: Code, status: StatusCode) -> &'static str {
+    if matches!(code, Code::TokenLimitExceeded) {
+        return "insufficient_quota";
+    }
     match status.as_u16() {
         401 => "authentication_error",
         403 => "permission_error",
@@ -84,6 +98,11 @@ pub fn error(error: &Error, api: Api) -> Answer {
     let headers = answer.headers_mut();
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if error.code() == Code::TokenLimitExceeded {
+        // No wait helps. OpenCode tries again all the same, and takes its pauses from here.
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        headers.insert(RETRY_AFTER_MS, HeaderValue::from_static("1"));
     }
     if let Some(wait) = error.wait() {
         headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
@@ -146,7 +165,7 @@ pub fn refusal_event(body: &[u8], api: Api) -> String {
 }
 
 fn openai(error: &Error, status: StatusCode, code: &Value) -> Value {
-    json!({"message": error.message(), "type": kind(status), "param": error.field(), "code": code})
+    json!({"message": error.message(), "type": kind(error.code(), status), "param": error.field(), "code": code})
 }
 
 fn anthropic(error: &Error, status: StatusCode) -> Value {

@@ -37,7 +37,7 @@ fn rows(prefix: &str, count: usize) -> Vec<String> {
         .collect()
 }
 
-async fn count(store: &Store) -> i64 {
+async fn count(store: &UsageTable) -> i64 {
     store
         .sum_usage(&Grouping::Key, 0)
         .await
@@ -47,7 +47,7 @@ async fn count(store: &Store) -> i64 {
         .sum()
 }
 
-async fn names(store: &Store, by: Grouping) -> Vec<(Option<String>, i64)> {
+async fn names(store: &UsageTable, by: Grouping) -> Vec<(Option<String>, i64)> {
     let totals = store.sum_usage(&by, 0).await.unwrap();
     totals
         .into_iter()
@@ -62,7 +62,7 @@ fn in_words(error: StoreError) -> String {
 #[tokio::test]
 async fn the_table_has_the_columns_of_the_schema() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME))
+    let store = UsageTable::open(&directory.path().join(FILE_NAME))
         .await
         .unwrap();
     let columns =
@@ -97,7 +97,7 @@ async fn the_table_has_the_columns_of_the_schema() {
 #[tokio::test]
 async fn every_column_keeps_its_value_and_sql_in_it_is_data() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME))
+    let store = UsageTable::open(&directory.path().join(FILE_NAME))
         .await
         .unwrap();
     let schema: Vec<Value> = serde_json::from_str(SCHEMA).unwrap();
@@ -153,7 +153,7 @@ async fn every_column_keeps_its_value_and_sql_in_it_is_data() {
 async fn rows_survive_a_restart_and_a_second_send_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE_NAME);
-    let store = Store::open(&path).await.unwrap();
+    let store = UsageTable::open(&path).await.unwrap();
     store.insert_usage(&rows("a", 500)).await.unwrap();
     store.close().await;
     assert!(
@@ -161,7 +161,7 @@ async fn rows_survive_a_restart_and_a_second_send_changes_nothing() {
         "a closed database is one file"
     );
 
-    let store = Store::open(&path).await.unwrap();
+    let store = UsageTable::open(&path).await.unwrap();
     let mut again = rows("a", 500);
     again[0] = row("a-0", &json!({"total_tokens": 99_999}));
     again.push(row("b", &json!({})));
@@ -177,7 +177,7 @@ async fn rows_survive_a_restart_and_a_second_send_changes_nothing() {
 #[tokio::test]
 async fn a_batch_is_written_whole_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME))
+    let store = UsageTable::open(&directory.path().join(FILE_NAME))
         .await
         .unwrap();
     let mut batch = rows("a", 3);
@@ -191,7 +191,7 @@ async fn a_batch_is_written_whole_or_not_at_all() {
 async fn new_files_are_for_their_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("one/two").join(FILE_NAME);
-    let store = Store::open(&path).await.unwrap();
+    let store = UsageTable::open(&path).await.unwrap();
     store.insert_usage(&rows("a", 1)).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(path.parent().unwrap()), 0o700);
@@ -208,24 +208,24 @@ async fn what_cannot_be_opened_is_refused_in_words() {
         "this is no database, but it is long enough to be taken for one".repeat(50),
     )
     .unwrap();
-    let no_database = in_words(Store::open(&text).await.err().unwrap());
+    let no_database = in_words(UsageTable::open(&text).await.err().unwrap());
     assert!(
         no_database.contains("cannot open the database") && no_database.contains("text.db"),
         "{no_database}"
     );
 
-    let under_a_file = in_words(Store::open(&text.join(FILE_NAME)).await.err().unwrap());
+    let under_a_file = in_words(UsageTable::open(&text.join(FILE_NAME)).await.err().unwrap());
     assert!(
         under_a_file.contains("cannot make the directory"),
         "{under_a_file}"
     );
-    let a_directory = in_words(Store::open(directory.path()).await.err().unwrap());
+    let a_directory = in_words(UsageTable::open(directory.path()).await.err().unwrap());
     assert!(
         a_directory.contains("cannot open the database"),
         "{a_directory}"
     );
 
-    let missing = Store::open_read_only(&directory.path().join("none.db"))
+    let missing = UsageTable::open_read_only(&directory.path().join("none.db"))
         .await
         .err()
         .unwrap();
@@ -237,13 +237,13 @@ async fn what_cannot_be_opened_is_refused_in_words() {
 async fn a_database_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE_NAME);
-    let store = Store::open(&path).await.unwrap();
+    let store = UsageTable::open(&path).await.unwrap();
     sqlx::query("INSERT INTO _sqlx_migrations VALUES (999, 'later', '', TRUE, x'00', 0)")
         .execute(&store.pool)
         .await
         .unwrap();
     store.close().await;
-    let refused = in_words(Store::open(&path).await.err().unwrap());
+    let refused = in_words(UsageTable::open(&path).await.err().unwrap());
     assert!(refused.contains("999"), "{refused}");
 }
 
@@ -251,9 +251,9 @@ async fn a_database_of_a_newer_version_is_refused() {
 async fn a_read_only_store_reads_beside_a_writer_and_cannot_write() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE_NAME);
-    let writer = Store::open(&path).await.unwrap();
+    let writer = UsageTable::open(&path).await.unwrap();
     writer.insert_usage(&rows("a", 3)).await.unwrap();
-    let reader = Store::open_read_only(&path).await.unwrap();
+    let reader = UsageTable::open_read_only(&path).await.unwrap();
     assert_eq!(count(&reader).await, 3);
     writer.insert_usage(&rows("b", 2)).await.unwrap();
     assert_eq!(count(&reader).await, 5);
@@ -266,7 +266,7 @@ async fn a_read_only_store_reads_beside_a_writer_and_cannot_write() {
 async fn one_new_file_may_be_opened_by_many_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE_NAME);
-    let opened = futures_util::future::join_all((0..8).map(|_| Store::open(&path))).await;
+    let opened = futures_util::future::join_all((0..8).map(|_| UsageTable::open(&path))).await;
     for (at, store) in opened.into_iter().enumerate() {
         store
             .unwrap()
@@ -275,7 +275,7 @@ async fn one_new_file_may_be_opened_by_many_at_once() {
             .unwrap();
     }
     assert_eq!(
-        count(&Store::open_read_only(&path).await.unwrap()).await,
+        count(&UsageTable::open_read_only(&path).await.unwrap()).await,
         16
     );
 }
@@ -288,7 +288,7 @@ const CHILD_BATCHES: usize = 40;
 #[tokio::test]
 async fn second_process() {
     if Path::new(MARK).exists() {
-        let store = Store::open(Path::new(FILE_NAME)).await.unwrap();
+        let store = UsageTable::open(Path::new(FILE_NAME)).await.unwrap();
         for batch in 0..CHILD_BATCHES {
             store
                 .insert_usage(&rows(&format!("child-{batch}"), 10))
@@ -312,7 +312,7 @@ async fn two_processes_write_one_file_and_a_killed_one_loses_nothing() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let store = Store::open(&path).await.unwrap();
+    let store = UsageTable::open(&path).await.unwrap();
     for batch in 0..40 {
         store
             .insert_usage(&rows(&format!("parent-{batch}"), 10))
@@ -331,7 +331,7 @@ async fn two_processes_write_one_file_and_a_killed_one_loses_nothing() {
     std::fs::copy(&path, &copy).unwrap();
     std::fs::copy(path.with_extension("db-wal"), copy.with_extension("db-wal")).unwrap();
     assert_eq!(
-        count(&Store::open_read_only(&copy).await.unwrap()).await,
+        count(&UsageTable::open_read_only(&copy).await.unwrap()).await,
         both
     );
 }

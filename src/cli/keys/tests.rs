@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::auth::KeySet;
-use crate::config::{GoogleConfig, KeysSource, SinkKind};
+use crate::config::{Database, GoogleConfig, KeysSource, SinkKind};
 
 const FLAT_KEY: &str = "sk-flat-0123456789abcdef";
 
@@ -84,7 +84,9 @@ fn paths(path: &Path) -> Paths {
             explicit: false,
         },
         sink: SinkKind::None,
-        database: PathBuf::new(),
+        usage_file: PathBuf::new(),
+        database: Database::None,
+        default_token_limit: 1,
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use super::Place;
 use super::logged::{Log, Row};
 use crate::google::{Parameter, Table, Verdict};
-use crate::store::Store;
+use crate::store::UsageTable;
 
 /// Rows that are looked up at once.
 const LOOK_UP_ROWS: usize = 5000;
@@ -139,7 +139,7 @@ fn tell(text: &str) {
 /// The table that rows are brought into.
 enum Target {
     /// `None`: there is no file and none is made.
-    Embedded(Option<Store>),
+    Embedded(Option<UsageTable>),
     /// `None`: there is no table and none is made.
     BigQuery(Option<Box<Table>>),
 }
@@ -148,12 +148,12 @@ impl Target {
     async fn open(place: Place, dry_run: bool) -> anyhow::Result<Self> {
         const WHAT: &str = "cannot open the table";
         match place {
-            Place::Embedded(path) if dry_run => match Store::open_read_only(&path).await {
+            Place::Embedded(path) if dry_run => match UsageTable::open_read_only(&path).await {
                 Err(cause) if cause.is_missing() => Ok(Self::Embedded(None)),
                 opened => Ok(Self::Embedded(Some(opened.context(WHAT)?))),
             },
             Place::Embedded(path) => Ok(Self::Embedded(Some(
-                Store::open(&path).await.context(WHAT)?,
+                UsageTable::open(&path).await.context(WHAT)?,
             ))),
             Place::BigQuery(table, _) if dry_run => {
                 let is_there = table.column_names().await?.is_some();

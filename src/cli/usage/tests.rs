@@ -8,7 +8,7 @@ use time::macros::datetime;
 
 use super::report::{csv, csv_cell, json as json_text, table};
 use super::*;
-use crate::config::{GoogleConfig, KeysSource, SinkKind};
+use crate::config::{Database, GoogleConfig, KeysSource, SinkKind};
 
 #[derive(Parser)]
 struct Line {
@@ -151,7 +151,9 @@ async fn a_missing_database_is_told_in_words_and_not_made() {
             explicit: false,
         },
         sink: SinkKind::Local,
-        database: path.clone(),
+        usage_file: path.clone(),
+        database: Database::None,
+        default_token_limit: 1,
     };
     let error = run(args(&[]).unwrap(), paths)
         .await
@@ -168,7 +170,7 @@ async fn a_missing_database_is_told_in_words_and_not_made() {
 async fn an_empty_table_says_so_in_each_format() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tollgate.db");
-    let _writer = Store::open(&path).await.unwrap();
+    let _writer = UsageTable::open(&path).await.unwrap();
     let place = Place::Embedded(path);
     let since = datetime!(2026-11-01 0:00 UTC);
     let print = async |format| {
@@ -198,7 +200,7 @@ async fn calls_count_from_the_moment_named_on() {
         "response_bytes": 1, "service": "", "revision": "", "instance_id": "", "region": "",
         "labels": [],
     });
-    Store::open(&path)
+    UsageTable::open(&path)
         .await
         .unwrap()
         .insert_usage(&[row.to_string()])

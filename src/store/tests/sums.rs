@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn sums_are_grouped_ordered_and_cut_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join(FILE_NAME))
+    let store = UsageTable::open(&directory.path().join(FILE_NAME))
         .await
         .unwrap();
     let team = |name: &str| json!([{"key": "env", "value": "x"}, {"key": "team", "value": name}]);

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, SinkKind};
 use crate::google::{Fault, Google, Prepared, Table, Verdict};
-use crate::store::Store;
+use crate::store::UsageTable;
 use std::sync::Arc;
 
 /// Requests to BigQuery at the same time: one alone brings two hundred rows a second if each takes
@@ -10,7 +10,7 @@ use std::sync::Arc;
 const BIGQUERY_LANES: usize = 4;
 
 pub(super) enum Sink {
-    Local(Store),
+    Local(UsageTable),
     BigQuery(Box<Table>),
     LogOnly,
     #[cfg(test)]
@@ -20,7 +20,7 @@ pub(super) enum Sink {
 impl Sink {
     pub(super) async fn open(config: &Config, google: &Arc<Google>) -> anyhow::Result<Self> {
         Ok(match &config.usage.sink {
-            SinkKind::Local => Self::Local(Store::open(&config.database).await?),
+            SinkKind::Local => Self::Local(UsageTable::open(&config.usage_file).await?),
             SinkKind::BigQuery(name) => {
                 let table = crate::usage::table(google, name, &config.usage.labels);
                 Self::BigQuery(Box::new(table))

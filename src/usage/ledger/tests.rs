@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::queue::{BATCH_ROWS, QUEUE_ROWS};
 use super::*;
-use crate::store::Store;
+use crate::store::UsageTable;
 use crate::usage::row::tests::{origin, record};
 
 pub(super) mod staged;
@@ -75,7 +75,7 @@ impl Bench {
 }
 
 async fn open(path: &Path) -> Arc<Ledger> {
-    let store = Store::open(path).await.unwrap();
+    let store = UsageTable::open(path).await.unwrap();
     Arc::new(Ledger::with_sink(Sink::Local(store), origin()))
 }
 

@@ -6,7 +6,6 @@ mod unknown;
 
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::time::{Instant, advance};
 
 use super::super::fetch::FIRST_WAIT;
@@ -22,13 +21,6 @@ const OLD_KEY: &str = "sk-old-0123456789abcdef";
 const NEW_KEY: &str = "sk-new-0123456789abcdef";
 const OLD_SET: &str = r#"{"old":"sk-old-0123456789abcdef"}"#;
 const NEW_SET: &str = r#"{"new":"sk-new-0123456789abcdef"}"#;
-
-fn headers(key: &str) -> HeaderMap {
-    HeaderMap::from_iter([(
-        http::HeaderName::from_static("x-api-key"),
-        HeaderValue::from_str(key).unwrap(),
-    )])
-}
 
 /// A ring over a script whose first set is not loaded yet.
 fn empty_ring(max_stale: Duration) -> (Arc<KeyRing>, Arc<Script>) {
@@ -52,10 +44,10 @@ async fn loaded_ring() -> (Arc<KeyRing>, Arc<Script>) {
 /// What a request with this key gets, and how long it waited.
 async fn ask(ring: &KeyRing, key: &str) -> (Result<String, Code>, Duration) {
     let start = Instant::now();
-    let answer = ring.identify(&headers(key)).await;
+    let answer = ring.identify(key).await;
     (
         answer
-            .map(|principal| principal.entry.name.to_string())
+            .map(|principal| principal.key_name().unwrap().to_string())
             .map_err(|error| error.code()),
         start.elapsed(),
     )

@@ -93,21 +93,19 @@ async fn permits_and_last_use_outlive_a_reload() {
     script.answer(Duration::ZERO, &set(2, ""));
     ring.load().await.unwrap();
     assert!(ring.entries()[0].last_used().is_none());
-    let principal = ring.identify(&headers(OLD_KEY)).await.unwrap();
+    let principal = ring.identify(OLD_KEY).await.unwrap();
     let _permit = principal
-        .entry
-        .concurrency
-        .clone()
+        .concurrency()
+        .cloned()
         .unwrap()
         .try_acquire_owned()
         .unwrap();
     let free = || async {
-        ring.identify(&headers(OLD_KEY))
+        ring.identify(OLD_KEY)
             .await
             .unwrap()
-            .entry
-            .concurrency
-            .clone()
+            .concurrency()
+            .cloned()
             .unwrap()
             .available_permits()
     };

@@ -89,12 +89,8 @@ async fn strings_under_sixteen_characters_are_refused_at_once() {
     let (ring, script) = loaded_ring().await;
     check(&ring, "fifteen-letters", UNKNOWN, Duration::ZERO).await;
     let fifteen = "ü".repeat(15);
-    let wide = HeaderMap::from_iter([(
-        http::HeaderName::from_static("x-api-key"),
-        HeaderValue::from_bytes(fifteen.as_bytes()).unwrap(),
-    )]);
     assert_eq!(
-        ring.identify(&wide).await.err().unwrap().code(),
+        ring.identify(&fifteen).await.err().unwrap().code(),
         Code::InvalidApiKey
     );
     assert_eq!(script.fetches(), 1);

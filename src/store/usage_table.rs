@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::Row;
 
-use super::{Store, StoreError};
+use super::{StoreError, UsageTable};
 
 /// Takes a JSON array of rows. One statement and one parameter for a whole batch: it is all or
 /// nothing, and a row that is there already stays as it is. `jsonb_each` parses the batch once;
@@ -93,7 +93,7 @@ pub struct Totals {
     pub errors: i64,
 }
 
-impl Store {
+impl UsageTable {
     /// Writes rows, each a JSON object with the columns of `schema/usage.json`. Rows whose
     /// `request_id` is there already are left as they are, so a batch may be sent again.
     ///
