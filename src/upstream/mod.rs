@@ -2,6 +2,7 @@
 //! nothing of who calls.
 
 mod access;
+mod bound;
 mod chat;
 mod endpoint;
 mod failure;
@@ -20,6 +21,7 @@ mod tests;
 mod tokens;
 mod verdict;
 
+pub use bound::Bound;
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use forward::{Answer, Exchange, Progress};
