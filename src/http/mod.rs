@@ -7,11 +7,14 @@ mod body;
 mod call;
 mod cors;
 mod form;
+mod hold;
 mod models;
 mod openai;
 mod ops;
+mod rates;
 mod relay;
 mod reply;
+mod reserve;
 mod route;
 mod view;
 
@@ -25,12 +28,12 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
-use crate::auth::{KeyRing, Principal, Users, presented_key};
+use crate::auth::{KeyRing, Principal, Recognised, Users, presented_key};
 use crate::budget::Budgets;
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
@@ -96,7 +99,16 @@ async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incomi
         Found::Route(route) => route.name(),
         Found::WrongMethod(_) | Found::Nothing => "other",
     };
-    let outcome = caught(dispatch(&gateway, surface, &found, request, &request_id)).await;
+    let mut marks = HeaderMap::new();
+    let answer = async {
+        match &found {
+            Found::Route(Route::Call(endpoint)) if request.method() != Method::OPTIONS => {
+                openai::answer(&gateway, *endpoint, request, &request_id, &mut marks).await
+            }
+            _ => dispatch(&gateway, surface, &found, request).await,
+        }
+    };
+    let outcome = caught(answer).await;
     let mut answer = outcome.unwrap_or_else(|error| {
         gateway.metrics.refused(error.code());
         gateway.refusals.write(&Refusal {
@@ -118,6 +130,7 @@ async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incomi
     if let Some(origin) = origin {
         gateway.cors.mark(&origin, headers);
     }
+    headers.extend(marks);
     headers.insert(REQUEST_ID, request_id);
     if let Some(id) = client_id {
         headers.insert(CLIENT_REQUEST_ID, id);
@@ -148,18 +161,13 @@ fn dialect(found: &Found) -> Api {
     }
 }
 
+/// Every route but the model calls.
 async fn dispatch(
     gateway: &Arc<Gateway>,
     surface: Surface,
     found: &Found,
     request: Request<Incoming>,
-    request_id: &HeaderValue,
 ) -> Result<Answer, Error> {
-    if let Found::Route(Route::Call(endpoint)) = found
-        && request.method() != Method::OPTIONS
-    {
-        return openai::answer(gateway, *endpoint, request, request_id).await;
-    }
     let (head, body) = request.into_parts();
     let outcome = match found {
         Found::Route(route) if head.method == Method::OPTIONS => {
@@ -251,11 +259,20 @@ impl Gateway {
     /// `store_unavailable`.
     pub async fn identify(&self, headers: &http::HeaderMap) -> Result<Principal, Error> {
         let credential = presented_key(headers)?;
-        match &self.users {
-            Some(users) if users.recognise(credential) && !self.keys.holds(credential) => {
-                users.identify(credential).await
-            }
-            _ => self.keys.identify(credential).await,
+        let Some(users) = &self.users else {
+            return self.keys.identify(credential).await;
+        };
+        if self.keys.holds(credential) {
+            return self.keys.identify(credential).await;
+        }
+        match users.recognise(credential).await {
+            Recognised::Users => users.identify(credential).await,
+            Recognised::No => self.keys.identify(credential).await,
+            // Who may be a user is not told that the key is wrong.
+            Recognised::Unclear(unclear) => match self.keys.identify(credential).await {
+                Err(error) if error.code() == Code::InvalidApiKey => Err(unclear),
+                told => told,
+            },
         }
     }
 

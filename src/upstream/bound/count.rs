@@ -11,7 +11,7 @@ use super::{Bound, output, prompt::Prompts};
 use crate::upstream::fit;
 use crate::upstream::request::Payload;
 use crate::upstream::target::Target;
-use crate::upstream::{Endpoint, Object, Request, Upstream};
+use crate::upstream::{Endpoint, Knowledge, Object, Request, Upstream};
 
 const LEARN_LIMIT: Duration = Duration::from_secs(1);
 const COUNT_LIMIT: Duration = Duration::from_secs(2);
@@ -46,6 +46,34 @@ const HARMLESS: [&str; 22] = [
 ];
 
 impl Upstream {
+    /// Whether [`Upstream::learn_template`] would ask nobody.
+    #[must_use]
+    pub fn knows_template(&self, request: &Request) -> bool {
+        let mut warm = self.targets.iter().filter(|target| target.is_warm());
+        warm.all(|target| {
+            let known = target.knowledge();
+            let is_fresh = known.asked_at.is_some_and(|at| at.elapsed() < LIST_AGE);
+            is_fresh && self.lesson(target, &known, request).is_none()
+        })
+    }
+
+    /// The model whose template is to be learnt, if it is.
+    fn lesson(&self, target: &Target, known: &Knowledge, request: &Request) -> Option<String> {
+        let needs_template = matches!(
+            request.endpoint,
+            Endpoint::ChatCompletions
+                | Endpoint::Responses
+                | Endpoint::Messages
+                | Endpoint::Embeddings
+        );
+        if !needs_template || known.is_vllm == Some(false) {
+            return None;
+        }
+        let model = self.resolve(request.model.as_deref(), known).ok()??;
+        let is_due = target.lessons().of(&model).is_none_or(Lesson::is_due_again);
+        (is_due && !is_rendered_apart(&model)).then_some(model)
+    }
+
     /// Finds out what [`Upstream::bound`] needs to know, where a warm upstream can tell: its models
     /// and its template. Takes a second at most; what was learnt is remembered, also that nothing
     /// was.
@@ -64,20 +92,9 @@ impl Upstream {
             .learn_older(&self.client, LEARN_LIMIT, LIST_AGE)
             .await
             .unwrap_or_else(|_| target.knowledge());
-        let Ok(Some(model)) = self.resolve(request.model.as_deref(), &known) else {
+        let Some(model) = self.lesson(target, &known, request) else {
             return;
         };
-        let needs_template = matches!(
-            request.endpoint,
-            Endpoint::ChatCompletions
-                | Endpoint::Responses
-                | Endpoint::Messages
-                | Endpoint::Embeddings
-        );
-        let is_due = target.lessons().of(&model).is_none_or(Lesson::is_due_again);
-        if !needs_template || !is_due || known.is_vllm == Some(false) || is_rendered_apart(&model) {
-            return;
-        }
         // Calls that come meanwhile do not ask too: they go by what is assumed.
         target.lessons().note(&model, Lesson::Failed(began));
         let name = serde_json::Value::from(model.as_str());
