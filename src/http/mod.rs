@@ -33,7 +33,7 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
-use crate::auth::{KeyRing, Principal, Users, presented_key};
+use crate::auth::{KeyRing, Principal, Recognised, Users, presented_key};
 use crate::budget::Budgets;
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
@@ -259,11 +259,20 @@ impl Gateway {
     /// `store_unavailable`.
     pub async fn identify(&self, headers: &http::HeaderMap) -> Result<Principal, Error> {
         let credential = presented_key(headers)?;
-        match &self.users {
-            Some(users) if users.recognise(credential) && !self.keys.holds(credential) => {
-                users.identify(credential).await
-            }
-            _ => self.keys.identify(credential).await,
+        let Some(users) = &self.users else {
+            return self.keys.identify(credential).await;
+        };
+        if self.keys.holds(credential) {
+            return self.keys.identify(credential).await;
+        }
+        match users.recognise(credential).await {
+            Recognised::Users => users.identify(credential).await,
+            Recognised::No => self.keys.identify(credential).await,
+            // Who may be a user is not told that the key is wrong.
+            Recognised::Unclear(unclear) => match self.keys.identify(credential).await {
+                Err(error) if error.code() == Code::InvalidApiKey => Err(unclear),
+                told => told,
+            },
         }
     }
 
