@@ -94,6 +94,7 @@ pub fn parse(
         allowed: principal.models().map(<[String]>::to_vec),
         stream: said.stream,
         asked: said.asked,
+        cap: None,
         held,
     })
 }

@@ -15,7 +15,7 @@ use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence, unknown_model};
 use super::request::Request;
 use super::target::{Busy, Target, lock};
-use super::{Upstream, read_bounded};
+use super::{Endpoint, Upstream, read_bounded};
 use crate::error::{Code, Error};
 use crate::google::Fault;
 
@@ -88,6 +88,10 @@ impl Upstream {
             // No server need be asked, nor woken, for what is refused anyway.
             request.check_allowed(Some(served))?;
         }
+        let wakes = !matches!(request.endpoint, Endpoint::Tokenize | Endpoint::Detokenize);
+        if !wakes && self.targets.iter().all(|target| target.may_sleep()) {
+            return Err(asleep());
+        }
         let mut pause = RETRY_FIRST;
         let waiting_since = Instant::now();
         loop {
@@ -96,6 +100,9 @@ impl Upstream {
             let mut not_here = None;
             let mut no_token = None;
             for target in self.in_turn().iter() {
+                if !wakes && target.may_sleep() {
+                    continue;
+                }
                 progress.note(|passage| passage.target = Some(target.clone()));
                 let (why, may_be_starting) =
                     match self.attempt(&mut request, target, progress).await {
@@ -165,6 +172,7 @@ impl Upstream {
         let served = self.resolve(request.model.as_deref(), &knowledge)?;
         request.check_allowed(served.as_deref())?;
         request.prepare(served.as_deref(), &knowledge);
+        request.write_cap(fit::context(request, &knowledge));
         progress.note(|passage| passage.served_model = served);
         self.send_fitting(request, target, &knowledge, progress)
             .await
@@ -238,7 +246,7 @@ impl Upstream {
         }
         match fit {
             Fit::Lowered => {}
-            Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
+            Fit::Fits | Fit::Unknown if fit::drop_limit(request, known) => {}
             // Not the prompt is too long: the upstream's own words say what is.
             Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
                 return Ok(Answer::Refusal(first.refuse()?));
@@ -387,6 +395,14 @@ async fn reject(answer: reqwest::Response, advice: Option<String>) -> Rejected {
         body: body.ok().and_then(Result::ok).unwrap_or_default(),
         advice,
     }
+}
+
+fn asleep() -> Error {
+    Error::new(
+        Code::UpstreamStarting,
+        "counting tokens does not start the model server, which is not running; try again later, after a call that starts it",
+    )
+    .retry_after(Duration::from_secs(30))
 }
 
 fn no_head() -> Error {
