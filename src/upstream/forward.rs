@@ -62,7 +62,7 @@ impl Upstream {
         }
         let wakes = !matches!(request.endpoint, Endpoint::Tokenize | Endpoint::Detokenize);
         if !wakes && self.targets.iter().all(|target| target.may_sleep()) {
-            return Err(asleep());
+            return Err(failure::asleep());
         }
         let mut pause = RETRY_FIRST;
         let waiting_since = Instant::now();
@@ -367,14 +367,6 @@ async fn reject(answer: reqwest::Response, advice: Option<String>) -> Rejected {
         body: body.ok().and_then(Result::ok).unwrap_or_default(),
         advice,
     }
-}
-
-fn asleep() -> Error {
-    Error::new(
-        Code::UpstreamStarting,
-        "counting tokens does not start the model server, which is not running; try again later, after a call that starts it",
-    )
-    .retry_after(Duration::from_secs(30))
 }
 
 fn no_head() -> Error {

@@ -164,7 +164,7 @@ pub fn kind(object: &[u8]) -> Option<String> {
 fn name(text: &[u8], key: Range<usize>) -> Cow<'_, str> {
     let raw = &text[key.clone()];
     if raw.contains(&b'\\') {
-        let quoted = &text[key.start - 1..key.end + 1];
+        let quoted = &text[key.start - 1..=key.end];
         return serde_json::from_slice(quoted).map_or(Cow::Borrowed(""), Cow::Owned);
     }
     std::str::from_utf8(raw).map_or(Cow::Borrowed(""), Cow::Borrowed)

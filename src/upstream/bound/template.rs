@@ -48,12 +48,12 @@ impl Template {
     /// What it adds to a call.
     pub fn tokens(self, object: &Object) -> u64 {
         let is_there = |name: &&str| object.present(name).is_some();
-        let shown = if ["tools", "functions"].iter().any(|name| is_there(name)) {
+        let shown = if ["tools", "functions"].iter().any(is_there) {
             self.with_tools
         } else {
             self.bare
         };
-        let tokens = if CHANGES.iter().any(|name| is_there(name)) {
+        let tokens = if CHANGES.iter().any(is_there) {
             shown.max(UNKNOWN)
         } else {
             shown
