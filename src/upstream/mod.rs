@@ -22,7 +22,7 @@ mod tests;
 mod tokens;
 mod verdict;
 
-pub use bound::Bound;
+pub use bound::{Bound, DECISIVE};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use forward::{Answer, Exchange};
