@@ -61,6 +61,22 @@ pub struct Slip {
     pub number: u64,
 }
 
+/// What all budgets of this instance come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Tokens leased to this instance.
+    pub leased: u64,
+    /// Of these, held by calls in flight.
+    pub reserved: u64,
+    /// Used, and not known to have reached the store.
+    pub untold: u64,
+    /// Exchanges with the store so far, and those that failed.
+    pub exchanges: u64,
+    pub failed: u64,
+    /// Statements sent to the store, for whatever.
+    pub statements: u64,
+}
+
 /// All budgets of this instance.
 pub struct Budgets {
     store: Arc<Store>,
@@ -88,6 +104,11 @@ impl Budgets {
             tokens: need.most,
             period: allowance.period,
         })
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::default()
     }
 
     /// How a budget stands as far as this instance knows; `None` if it was not asked for yet.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Gateway;
 use crate::auth::{Principal, Who};
 use crate::budget::{Allowance, Budgets, Need, Period, Refused, Reservation};
@@ -104,7 +106,10 @@ pub async fn tokens(
                 least: bound.total(bound.least_output),
                 most: most(&bound),
             };
-            purse.reserve(need, PATIENCE).await
+            let began = Instant::now();
+            let waited = purse.reserve(need, PATIENCE).await;
+            gateway.metrics.waited_for_tokens(began.elapsed());
+            waited
         }
         at_once => at_once,
     };
