@@ -40,12 +40,21 @@ fn every_route() -> Vec<(&'static str, Value)> {
     let said = json!([{"role": "user", "content": "Hello"}]);
     vec![
         (CHAT, json!({"messages": said, "max_tokens": 8})),
-        ("/v1/completions", json!({"prompt": "Hello", "max_tokens": 8})),
+        (
+            "/v1/completions",
+            json!({"prompt": "Hello", "max_tokens": 8}),
+        ),
         ("/v1/embeddings", json!({"input": "Hello"})),
-        ("/v1/responses", json!({"input": "Hello", "max_output_tokens": 8})),
+        (
+            "/v1/responses",
+            json!({"input": "Hello", "max_output_tokens": 8}),
+        ),
         ("/v1/messages", json!({"messages": said, "max_tokens": 8})),
         ("/v1/messages/count_tokens", json!({"messages": said})),
-        ("/v1/rerank", json!({"query": "Hello", "documents": ["Hello"]})),
+        (
+            "/v1/rerank",
+            json!({"query": "Hello", "documents": ["Hello"]}),
+        ),
         ("/v1/score", json!({"text_1": "Hello", "text_2": "Hello"})),
         ("/tokenize", json!({"prompt": "Hello"})),
         ("/detokenize", json!({"tokens": [104]})),

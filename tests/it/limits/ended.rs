@@ -9,7 +9,8 @@ use super::super::calls::{row_of, with};
 use super::super::fakes::model_server::{Answer, Behaviour, Call, Fault, ModelServer, Settings};
 use super::super::harness::{Gate, KEY};
 use super::{
-    CHAT, Cost, cost_of, every_route, every_route_served, hello, limited, limited_with, used, worked,
+    CHAT, Cost, cost_of, every_route, every_route_served, hello, limited, limited_with, used,
+    worked,
 };
 
 const BUDGET: u64 = 200_000;
@@ -27,8 +28,14 @@ fn generating() -> [(&'static str, Value); 4] {
     let said = json!([{"role": "user", "content": "Hello there"}]);
     [
         (CHAT, json!({"messages": said, "max_tokens": 400})),
-        ("/v1/completions", json!({"prompt": "Hello there", "max_tokens": 400})),
-        ("/v1/responses", json!({"input": "Hello there", "max_output_tokens": 400})),
+        (
+            "/v1/completions",
+            json!({"prompt": "Hello there", "max_tokens": 400}),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "Hello there", "max_output_tokens": 400}),
+        ),
         ("/v1/messages", json!({"messages": said, "max_tokens": 400})),
     ]
 }
@@ -86,7 +93,10 @@ async fn what_the_upstream_refuses_costs_nothing() {
     let mut gate = gate(&server).await;
     let error = r#"{"error":{"message":"no","type":"x","param":null,"code":"y"}}"#;
     for status in [400, 401, 403, 404, 413, 418, 422, 429, 501, 503] {
-        for answer in [Answer::json(status, error), Answer::html(status, "<p>no</p>")] {
+        for answer in [
+            Answer::json(status, error),
+            Answer::html(status, "<p>no</p>"),
+        ] {
             for body in [hello(400), streamed()] {
                 server.next(Behaviour::answer(answer.clone()));
                 let reply = gate.post(CHAT, &body).await;
@@ -107,9 +117,18 @@ async fn what_fails_without_a_count_costs_what_was_reserved() {
     let mut gate = gate(&server).await;
     let mut sum = 0;
     for (name, behaviour) in [
-        ("an error", Behaviour::answer(Answer::json(500, r#"{"error":{"message":"no"}}"#))),
-        ("a bad gateway", Behaviour::answer(Answer::html(502, "<p>no</p>"))),
-        ("a late one", Behaviour::answer(Answer::html(504, "<p>no</p>"))),
+        (
+            "an error",
+            Behaviour::answer(Answer::json(500, r#"{"error":{"message":"no"}}"#)),
+        ),
+        (
+            "a bad gateway",
+            Behaviour::answer(Answer::html(502, "<p>no</p>")),
+        ),
+        (
+            "a late one",
+            Behaviour::answer(Answer::html(504, "<p>no</p>")),
+        ),
         ("no answer", Behaviour::fault(Fault::HangUpBeforeHead)),
         ("half an answer", Behaviour::fault(Fault::Cut { after: 0 })),
     ] {
@@ -119,7 +138,10 @@ async fn what_fails_without_a_count_costs_what_was_reserved() {
             let cost = cost_of(&mut gate, &reply).await;
             assert_eq!(cost.charged, cost.reserved, "{name}");
             let row = row_of(&mut gate, &reply).await;
-            assert_eq!(row["total_tokens"], 0, "{name}: the row shows what is known");
+            assert_eq!(
+                row["total_tokens"], 0,
+                "{name}: the row shows what is known"
+            );
             sum += cost.charged;
         }
     }
@@ -162,7 +184,10 @@ fn check_bound(cost: &Cost, call: &Call, row: &Value) {
     assert!(worked(call) <= cost.charged, "{shown}");
     assert!(known <= cost.charged && known > 0, "{shown}");
     assert!(cost.charged <= cost.reserved, "{shown}");
-    assert!(cost.charged < cost.reserved, "it was worth counting: {shown}");
+    assert!(
+        cost.charged < cost.reserved,
+        "it was worth counting: {shown}"
+    );
 }
 
 /// When a client leaves.
@@ -172,13 +197,23 @@ enum Leaves {
 }
 
 /// Calls, leaves, and returns the row.
-async fn leave(server: &ModelServer, gate: &mut Gate, path: &str, body: &Value, leaves: Leaves) -> (Call, Value) {
+async fn leave(
+    server: &ModelServer,
+    gate: &mut Gate,
+    path: &str,
+    body: &Value,
+    leaves: Leaves,
+) -> (Call, Value) {
     let before = server.model_calls().len();
     let mut wire = gate.wire().await;
     let headers = [("x-api-key", KEY), ("content-type", "application/json")];
-    wire.send(&format!("POST {path}"), &headers, body.to_string().as_bytes())
-        .await
-        .expect("sent");
+    wire.send(
+        &format!("POST {path}"),
+        &headers,
+        body.to_string().as_bytes(),
+    )
+    .await
+    .expect("sent");
     let called = |calls: &[Call]| calls.iter().filter(|call| call.path == path).count();
     server.wait_for(|calls| called(calls) > before).await;
     if let Leaves::After(chunks) = leaves {
@@ -188,13 +223,24 @@ async fn leave(server: &ModelServer, gate: &mut Gate, path: &str, body: &Value, 
         }
     }
     drop(wire);
-    let gone = |calls: &[Call]| calls.iter().rfind(|call| call.path == path).is_some_and(|call| call.disconnected_at().is_some());
+    let gone = |calls: &[Call]| {
+        calls
+            .iter()
+            .rfind(|call| call.path == path)
+            .is_some_and(|call| call.disconnected_at().is_some())
+    };
     let calls = server.wait_for(gone).await;
-    let call = calls.into_iter().rfind(|call| call.path == path).expect("a call");
+    let call = calls
+        .into_iter()
+        .rfind(|call| call.path == path)
+        .expect("a call");
     let mut wanted = 1;
     loop {
         let rows = gate.rows(wanted).await;
-        if let Some(row) = rows.iter().find(|row| row["request_id"] == call.request_id()) {
+        if let Some(row) = rows
+            .iter()
+            .find(|row| row["request_id"] == call.request_id())
+        {
             return (call, row.clone());
         }
         wanted = rows.len() + 1;
@@ -222,7 +268,12 @@ async fn a_client_that_leaves_before_the_head_costs_what_was_reserved() {
     used(&gate, sum).await;
 }
 
-async fn leave_at_once(server: &ModelServer, gate: &mut Gate, path: &str, body: &Value) -> (Call, Value) {
+async fn leave_at_once(
+    server: &ModelServer,
+    gate: &mut Gate,
+    path: &str,
+    body: &Value,
+) -> (Call, Value) {
     leave(server, gate, path, body, Leaves::BeforeHead).await
 }
 
@@ -241,7 +292,10 @@ async fn a_client_that_leaves_a_stream_costs_its_last_count_and_what_may_have_go
             if row["counted_by"] == "running" {
                 check_bound(&cost, &call, &row);
             } else {
-                assert_eq!(cost.charged, cost.reserved, "{path}: a guess bounds nothing");
+                assert_eq!(
+                    cost.charged, cost.reserved,
+                    "{path}: a guess bounds nothing"
+                );
             }
             sum += cost.charged;
         }
@@ -256,7 +310,10 @@ async fn a_refusal_after_the_head_costs_nothing() {
     let mut gate = limited_with(&server, json!({"token_limit": BUDGET}), &settings).await;
     server.next(Behaviour {
         head_delay: Duration::from_millis(1500),
-        answer: Some(Answer::json(400, r#"{"error":{"message":"no","code":"y"}}"#)),
+        answer: Some(Answer::json(
+            400,
+            r#"{"error":{"message":"no","code":"y"}}"#,
+        )),
         ..Behaviour::default()
     });
     let reply = gate.post(CHAT, &streamed()).await;
@@ -272,7 +329,9 @@ async fn what_never_reaches_an_upstream_costs_nothing() {
     let mut gate = limited_with(&server, json!({"token_limit": BUDGET}), &settings).await;
     // The list is known after the first call, and with it that this model is none.
     assert_eq!(gate.post(CHAT, &hello(4)).await.status, 200);
-    let reply = gate.post(CHAT, &with(hello(4), "model", json!("no-such"))).await;
+    let reply = gate
+        .post(CHAT, &with(hello(4), "model", json!("no-such")))
+        .await;
     assert_eq!(reply.status, 404);
     assert_eq!(reply.header("x-ratelimit-limit-tokens"), BUDGET.to_string());
     server.stop().await;
@@ -291,9 +350,13 @@ async fn what_the_end_of_the_process_cuts_is_settled_before_it() {
     server.next(Behaviour::tokens(390).paced(Duration::from_millis(50)));
     let mut wire = gate.wire().await;
     let headers = [("x-api-key", KEY), ("content-type", "application/json")];
-    wire.send(&format!("POST {CHAT}"), &headers, streamed().to_string().as_bytes())
-        .await
-        .expect("sent");
+    wire.send(
+        &format!("POST {CHAT}"),
+        &headers,
+        streamed().to_string().as_bytes(),
+    )
+    .await
+    .expect("sent");
     wire.head().await.expect("a head");
     wire.chunk().await.expect("an event");
     assert_eq!(gate.stop().await.code(), Some(0));

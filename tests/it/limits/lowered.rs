@@ -12,8 +12,16 @@ fn asks() -> [(&'static str, &'static str, Value); 4] {
     let said = json!([{"role": "user", "content": "Hello there"}]);
     [
         (CHAT, "max_tokens", json!({"messages": said})),
-        ("/v1/completions", "max_tokens", json!({"prompt": "Hello there"})),
-        ("/v1/responses", "max_output_tokens", json!({"input": "Hello there"})),
+        (
+            "/v1/completions",
+            "max_tokens",
+            json!({"prompt": "Hello there"}),
+        ),
+        (
+            "/v1/responses",
+            "max_output_tokens",
+            json!({"input": "Hello there"}),
+        ),
         ("/v1/messages", "max_tokens", json!({"messages": said})),
     ]
 }
@@ -31,11 +39,17 @@ async fn an_output_is_lowered_to_what_is_left() {
         let told: u64 = reply.header(LOWERED).parse().expect("a number");
         let call = server.call(reply.header("x-request-id")).expect("a call");
         assert_eq!(call.json()[member], told, "{path}");
-        assert_eq!(call.completion_tokens, told, "{path}: the engine stops there");
+        assert_eq!(
+            call.completion_tokens, told,
+            "{path}: the engine stops there"
+        );
         assert!((1024..1600).contains(&told), "{path}: {told}");
         let cost = cost_of(&mut gate, &reply).await;
         assert_eq!(cost.charged, worked(&call), "{path}");
-        assert!(cost.reserved <= 1600 && cost.charged <= cost.reserved, "{path}: {cost:?}");
+        assert!(
+            cost.reserved <= 1600 && cost.charged <= cost.reserved,
+            "{path}: {cost:?}"
+        );
         used(&gate, cost.charged).await;
     }
 }
@@ -86,7 +100,11 @@ async fn without_a_maximum_of_its_own_a_call_gets_what_is_left() {
     let told: u64 = reply.header(LOWERED).parse().expect("a number");
     let cost = cost_of(&mut gate, &reply).await;
     assert!(told >= 1024 && cost.charged <= 1500, "{told} {cost:?}");
-    refusal(&gate.post(CHAT, &hello(1000)).await, 429, "token_limit_exceeded");
+    refusal(
+        &gate.post(CHAT, &hello(1000)).await,
+        429,
+        "token_limit_exceeded",
+    );
 }
 
 /// OpenCode asks for a title beside its first turn, each with a maximum of 32000.

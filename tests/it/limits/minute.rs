@@ -18,7 +18,11 @@ async fn the_requests_of_a_minute_are_counted_on_every_route() {
             let reply = gate.post(path, &body).await;
             assert_eq!(reply.status, 200, "{path}: {}", reply.text());
             assert_eq!(reply.header("x-ratelimit-limit-requests"), "2", "{path}");
-            assert_eq!(reply.header("x-ratelimit-remaining-requests"), left, "{path}");
+            assert_eq!(
+                reply.header("x-ratelimit-remaining-requests"),
+                left,
+                "{path}"
+            );
             assert_eq!(reply.header("x-ratelimit-limit-tokens"), "", "{path}");
         }
         let before = server.calls().len();
@@ -27,8 +31,15 @@ async fn the_requests_of_a_minute_are_counted_on_every_route() {
         let wait: u64 = reply.header("retry-after").parse().expect("seconds");
         assert!((1..=60).contains(&wait), "{path}: {wait}");
         let reset = reply.header("x-ratelimit-reset-requests");
-        assert!(reset.ends_with('s') && !reset.contains("ms"), "{path}: {reset}");
-        assert_eq!(reply.header("x-ratelimit-remaining-requests"), "0", "{path}");
+        assert!(
+            reset.ends_with('s') && !reset.contains("ms"),
+            "{path}: {reset}"
+        );
+        assert_eq!(
+            reply.header("x-ratelimit-remaining-requests"),
+            "0",
+            "{path}"
+        );
         assert_eq!(server.calls().len(), before, "{path}");
         if !path.starts_with("/v1/messages") {
             refusal(&reply, 429, "rate_limit_exceeded");
@@ -50,7 +61,10 @@ async fn the_tokens_of_a_minute_are_those_that_were_used() {
         gate.rows(done).await;
     }
     let reply = gate.post("/tokenize", &json!({"prompt": "Hello"})).await;
-    let left: u64 = reply.header("x-ratelimit-remaining-tokens").parse().expect("a number");
+    let left: u64 = reply
+        .header("x-ratelimit-remaining-tokens")
+        .parse()
+        .expect("a number");
     assert!((9_700..10_000).contains(&left), "{left}");
 }
 
@@ -84,7 +98,9 @@ async fn a_call_waits_for_a_place_and_is_refused_without_one() {
     wire.send(&format!("POST {CHAT}"), &headers, body.as_bytes())
         .await
         .expect("sent");
-    server.wait_for(|calls| calls.iter().any(|call| call.path == CHAT)).await;
+    server
+        .wait_for(|calls| calls.iter().any(|call| call.path == CHAT))
+        .await;
     let reply = gate.post(CHAT, &hello(8)).await;
     refusal(&reply, 429, "rate_limit_exceeded");
     assert_eq!(reply.header("retry-after"), "5");

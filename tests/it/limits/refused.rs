@@ -32,7 +32,10 @@ async fn use_up(server: &ModelServer, gate: &mut Gate, limit: u64) {
 async fn without_budget_no_route_reaches_an_upstream() {
     let server = every_route_served().await;
     for (limits, words) in [
-        (json!({"token_limit": 1200}), "the token limit of this key is used up; an administrator can raise it"),
+        (
+            json!({"token_limit": 1200}),
+            "the token limit of this key is used up; an administrator can raise it",
+        ),
         (
             json!({"token_limit": 1200, "period": "day"}),
             "today's token limit of this key is used up; it resets at midnight, UTC",
@@ -60,7 +63,11 @@ async fn without_budget_no_route_reaches_an_upstream() {
         assert_eq!(server.calls().len(), before, "no call, no question");
         // Others notice nothing.
         let free = gate
-            .ask(&format!("POST {CHAT}"), &[("x-api-key", FREE), ("content-type", "application/json")], hello(4).to_string().as_bytes())
+            .ask(
+                &format!("POST {CHAT}"),
+                &[("x-api-key", FREE), ("content-type", "application/json")],
+                hello(4).to_string().as_bytes(),
+            )
             .await;
         assert_eq!(free.status, 200, "{}", free.text());
         assert_eq!(gate.rows(2).await.len(), 2, "refusals leave no row");
@@ -96,7 +103,9 @@ async fn a_limited_key_has_no_audio() {
     let form = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ntiny-chat\r\n--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF\r\n--b--\r\n";
     for path in ["/v1/audio/transcriptions", "/v1/audio/translations"] {
         let kind = [("content-type", "multipart/form-data; boundary=b")];
-        let reply = gate.ask(&format!("POST {path}"), &kind, form.as_bytes()).await;
+        let reply = gate
+            .ask(&format!("POST {path}"), &kind, form.as_bytes())
+            .await;
         refusal(&reply, 403, "model_not_allowed");
     }
     assert_eq!(server.model_calls().len(), 0);
@@ -125,7 +134,10 @@ async fn calls_of_keys_without_limits_are_not_held_up_by_the_database() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     for name in reply.headers.keys() {
         let name = name.as_str();
-        assert!(!name.starts_with("x-ratelimit") && !name.starts_with("x-tollgate"), "{name}");
+        assert!(
+            !name.starts_with("x-ratelimit") && !name.starts_with("x-tollgate"),
+            "{name}"
+        );
     }
     gate.rows(1).await;
 }

@@ -25,7 +25,10 @@ async fn every_model_call_of_a_limited_key_tells_how_its_budget_stands() {
         let [limit, remaining, reset] = figures(&reply, "tokens");
         assert_eq!((limit.as_str(), reset.as_str()), ("100000", ""), "{path}");
         let remaining: u64 = remaining.parse().expect("a number");
-        assert!((90_000..100_000).contains(&remaining), "{path}: {remaining}");
+        assert!(
+            (90_000..100_000).contains(&remaining),
+            "{path}: {remaining}"
+        );
         assert_eq!(figures(&reply, "requests"), ["", "", ""], "{path}");
     }
     // An upstream's refusal has them too, and so has a stream.
@@ -40,7 +43,11 @@ async fn every_model_call_of_a_limited_key_tells_how_its_budget_stands() {
     let headers = [("x-api-key", FREE), ("content-type", "application/json")];
     for (path, body) in every_route() {
         let reply = gate
-            .ask(&format!("POST {path}"), &headers, body.to_string().as_bytes())
+            .ask(
+                &format!("POST {path}"),
+                &headers,
+                body.to_string().as_bytes(),
+            )
             .await;
         assert_eq!(reply.status, 200, "{path}");
         for of in ["requests", "tokens"] {
@@ -61,14 +68,18 @@ async fn a_budget_of_a_period_tells_when_it_begins_anew() {
             Some((hours, _)) => hours.parse().expect("hours"),
             None => 0,
         };
-        assert!(reset.ends_with('s') && hours <= most_hours, "{period}: {reset}");
+        assert!(
+            reset.ends_with('s') && hours <= most_hours,
+            "{period}: {reset}"
+        );
     }
 }
 
 #[tokio::test]
 async fn the_figures_of_the_minute_come_before_those_of_the_budget() {
     let server = ModelServer::start(Settings::default()).await;
-    let limits = json!({"token_limit": 1_000_000, "tokens_per_minute": 20_000, "requests_per_minute": 7});
+    let limits =
+        json!({"token_limit": 1_000_000, "tokens_per_minute": 20_000, "requests_per_minute": 7});
     let gate = limited(&server, limits).await;
     let reply = gate.post(CHAT, &hello(8)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -88,11 +99,17 @@ async fn a_rotated_key_keeps_its_counters() {
     let mut set = keys(json!({"token_limit": 100_000}));
     set["test"]["key"] = json!(NEXT);
     std::fs::write(gate.folder.path().join("keys.json"), set.to_string()).expect("written");
-    let reply = gate.ask("POST /admin/reload-keys", &[("x-api-key", ADMIN)], b"").await;
+    let reply = gate
+        .ask("POST /admin/reload-keys", &[("x-api-key", ADMIN)], b"")
+        .await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let mine = [("x-api-key", NEXT), ("content-type", "application/json")];
     let reply = gate
-        .ask(&format!("POST {CHAT}"), &mine, hello(40).to_string().as_bytes())
+        .ask(
+            &format!("POST {CHAT}"),
+            &mine,
+            hello(40).to_string().as_bytes(),
+        )
         .await;
     let second = cost_of(&mut gate, &reply).await.charged;
     used_by(&gate, NEXT, first + second).await;
