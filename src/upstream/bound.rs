@@ -10,6 +10,8 @@ mod weight;
 
 pub(super) use template::Lessons;
 
+pub use prompt::DECISIVE;
+
 use output::Output;
 use prompt::{Model, Prompts};
 use template::{Lesson, Template};

@@ -2,8 +2,8 @@
 //! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -13,8 +13,9 @@ use super::access;
 use super::failure::{self, Refusal, Rejected, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence, unknown_model};
+use super::progress::Progress;
 use super::request::Request;
-use super::target::{Busy, Target, lock};
+use super::target::{Busy, Target};
 use super::{Endpoint, Upstream, read_bounded};
 use crate::error::{Code, Error};
 use crate::google::Fault;
@@ -27,35 +28,6 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts at a target that refuses connections.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(1);
-
-/// What a call has been through so far.
-#[derive(Clone, Default)]
-pub struct Passage {
-    /// Requests sent that carried the call.
-    pub attempts: u32,
-    /// Time spent waiting for a target to come up, in milliseconds.
-    pub wait_ms: u64,
-    /// The model id sent upstream, if it is known.
-    pub served_model: Option<String>,
-    /// The target that was tried last.
-    pub target: Option<Arc<Target>>,
-    /// The engine may have worked on the call: it was sent, and not refused before it began.
-    pub begun: bool,
-}
-
-/// A call's passage, readable when the call itself is gone.
-#[derive(Default)]
-pub struct Progress(Mutex<Passage>);
-
-impl Progress {
-    pub fn so_far(&self) -> Passage {
-        lock(&self.0).clone()
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Passage)) {
-        change(&mut lock(&self.0));
-    }
-}
 
 /// What a call came back with.
 pub enum Answer {

@@ -26,6 +26,7 @@ mod harness;
 mod instance;
 mod keys_secret;
 mod life;
+mod limits;
 mod metering;
 mod models;
 mod noise;

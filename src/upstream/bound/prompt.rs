@@ -14,8 +14,9 @@ const MESSAGE_TOKENS: u64 = 64;
 /// What stands around each tool, and in its description for what was left out.
 const TOOL_TOKENS: u64 = 256;
 
-/// The members that the bound depends on: none may stand twice, for parsers differ in which counts.
-const DECISIVE: [&str; 23] = [
+/// The members that the bound depends on, beside those that every call is checked for. None may
+/// stand twice, for parsers differ in which one counts: who reads the call refuses it.
+pub const DECISIVE: [&str; 23] = [
     "best_of",
     "min_tokens",
     "use_beam_search",
@@ -79,10 +80,6 @@ impl Model {
 /// # Errors
 /// `invalid_request` for what cannot be bounded.
 pub fn measure(endpoint: Endpoint, object: &Object, model: Model) -> Result<Prompts, Error> {
-    if let Some(name) = DECISIVE.into_iter().find(|name| object.repeats(name)) {
-        let message = format!("the field {name} stands twice in the request");
-        return Err(Error::new(Code::InvalidRequest, message).param(name));
-    }
     match endpoint {
         Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages => {
             one_chat(endpoint, object, model)
