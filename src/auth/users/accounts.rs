@@ -8,9 +8,10 @@ use super::key::{Kind, shown_part};
 use super::session::too_many_failures;
 use super::{Caller, User, Users, answered, audit, name, password, unavailable};
 use crate::auth::KeyHash;
+use crate::budget::Allowance;
 use crate::config::{MOST_TOKENS, Registration};
 use crate::error::{Code, Error};
-use crate::store::{NewKey, NewUser};
+use crate::store::{BudgetUse, NewKey, NewUser};
 
 /// A user to be made.
 pub struct NewAccount<'a> {
@@ -55,9 +56,7 @@ impl Users {
         let user = NewUser {
             name: &name,
             password_hash: &password_hash,
-            token_limit: new
-                .token_limit
-                .unwrap_or(self.accounts.default_token_limit),
+            token_limit: new.token_limit.unwrap_or(self.accounts.default_token_limit),
             limit_is_admins: new.admin.is_some() && new.token_limit.is_some(),
             key: NewKey {
                 hash: key_hash.as_bytes(),
@@ -108,7 +107,11 @@ impl Users {
     ///
     /// # Errors
     /// `store_unavailable`.
-    pub async fn replace_key(&self, user: &User, grace: Duration) -> Result<String, Error> {
+    pub async fn replace_key(
+        &self,
+        user: &User,
+        grace: Duration,
+    ) -> Result<(Arc<User>, String), Error> {
         let maker = self.maker.get(&self.store).await.map_err(unavailable)?;
         let key = maker.make(Kind::Key);
         let key_hash = KeyHash::of(&key);
@@ -118,9 +121,8 @@ impl Users {
         };
         let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
         let row = answered(self.store.replace_key(user.id, stored, grace_ms)).await?;
-        self.directory.change(row.ok_or_else(gone)?, true);
         audit(&user.name, "key_replaced", &user.name);
-        Ok(key)
+        Ok((self.directory.change(row.ok_or_else(gone)?, true), key))
     }
 
     /// Sets the user's own limit: not below what is `used`, and not above an admin's.
@@ -163,12 +165,7 @@ impl Users {
     ///
     /// # Errors
     /// `not_found`, `invalid_request`, `store_unavailable`.
-    pub async fn set_limit(
-        &self,
-        admin: &str,
-        name: &str,
-        limit: u64,
-    ) -> Result<Arc<User>, Error> {
+    pub async fn set_limit(&self, admin: &str, name: &str, limit: u64) -> Result<Arc<User>, Error> {
         check_limit(limit, 1, MOST_TOKENS)?;
         let id = self.id_of(name).await?;
         let row = answered(self.store.set_token_limit(id, limit, true)).await?;
@@ -197,6 +194,18 @@ impl Users {
         };
         audit(admin, action, &user.name);
         Ok(user)
+    }
+
+    /// How a budget stands, and its days since `since_ms`, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn budget_use(
+        &self,
+        allowance: &Allowance,
+        since_ms: i64,
+    ) -> Result<BudgetUse, Error> {
+        answered(self.store.budget_use(&allowance.owner, 0, since_ms)).await
     }
 
     /// Users by name, `limit` of them after `after`.
