@@ -125,7 +125,7 @@ impl Users {
         Ok((self.directory.change(row.ok_or_else(gone)?, true), key))
     }
 
-    /// Sets the user's own limit: not below what is `used`, and not above an admin's.
+    /// Sets the user's own limit: not below the tokens `spent`, and not above an admin's.
     ///
     /// # Errors
     /// `invalid_request`, `store_unavailable`.
@@ -133,7 +133,7 @@ impl Users {
         &self,
         user: &User,
         limit: u64,
-        used: u64,
+        spent: u64,
     ) -> Result<Arc<User>, Error> {
         let row = answered(self.store.user(user.id)).await?;
         let row = row.ok_or_else(gone)?;
@@ -147,7 +147,7 @@ impl Users {
         } else {
             self.accounts.max_self_token_limit
         };
-        if limit < used {
+        if limit < spent {
             return Err(wrong_limit(
                 "the token limit is below what has been used already",
             ));

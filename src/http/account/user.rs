@@ -9,7 +9,7 @@ use super::{Answer, Ask, ok, rfc3339};
 use crate::auth::Who;
 use crate::error::{Code, Error};
 
-const LONGEST_GRACE: Duration = Duration::from_secs(30 * 24 * 3_600);
+const LONGEST_GRACE: Duration = Duration::from_hours(30 * 24);
 
 /// `GET /users/me`; a service key sees its name.
 pub async fn me(ask: &mut Ask<'_>) -> Result<Answer, Error> {
@@ -67,8 +67,11 @@ pub async fn replace_key(ask: &mut Ask<'_>) -> Result<Answer, Error> {
 pub async fn set_limit(ask: &mut Ask<'_>) -> Result<Answer, Error> {
     let caller = ask.caller().await?;
     let limit = ask.token_limit().await?;
-    let used = standing::of(ask, &caller.user.allowance, 0).await?.used;
-    let user = ask.users.set_own_limit(&caller.user, limit, used).await?;
+    let standing = standing::of(ask, &caller.user.allowance, 0).await?;
+    let user = ask
+        .users
+        .set_own_limit(&caller.user, limit, standing.used)
+        .await?;
     let body = json!({"message": "Token limit updated", "token_limit": user.token_limit});
     Ok(ok(&body))
 }
