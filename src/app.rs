@@ -50,7 +50,8 @@ impl App {
         let own_key = config.upstream.api_key.as_ref();
         let own_key = own_key.map(|key| OwnKey::of(key.expose()));
         let may_show_key = own_key.as_ref().map(OwnKey::is_apart).unwrap_or_default();
-        let keys = KeyRing::new(&config.keys, &google, own_key);
+        let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
+        let keys = KeyRing::new(&config.keys, &google, own_key, holds_budgets);
         let instance = identity::complete(config.instance.clone(), &google);
         let (loaded, instance) = tokio::join!(keys.load(), instance);
         loaded?;

@@ -52,6 +52,15 @@ pub struct Reservation {
     period: Period,
 }
 
+/// A call's place on a lease.
+pub struct Slip {
+    /// The budget's name in the store.
+    pub owner: Arc<str>,
+    pub lease: Arc<str>,
+    /// Of the admissions on the lease, from 1.
+    pub number: u64,
+}
+
 /// All budgets of this instance.
 pub struct Budgets {
     store: Arc<Store>,
@@ -80,6 +89,13 @@ impl Budgets {
             period: allowance.period,
         })
     }
+
+    /// How a budget stands as far as this instance knows; `None` if it was not asked for yet.
+    #[must_use]
+    pub fn standing(&self, allowance: &Allowance) -> Option<Standing> {
+        let _ = allowance;
+        None
+    }
 }
 
 impl Reservation {
@@ -99,6 +115,15 @@ impl Reservation {
             reset: None,
         }
     }
+
+    /// Its place on a lease; `None` where nothing is leased.
+    #[must_use]
+    pub fn slip(&self) -> Option<Slip> {
+        None
+    }
+
+    /// The call was none: nothing is charged nor counted.
+    pub fn release(self) {}
 
     /// The call has ended: charges what was used and gives the rest back.
     pub fn settle(self, used: Used) {

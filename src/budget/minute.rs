@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Standing;
+
 /// Limits of any sixty seconds, and what was used of them.
 #[derive(Debug)]
 pub struct MinuteLimits {
@@ -19,6 +21,12 @@ impl MinuteLimits {
     #[must_use]
     pub fn new(requests: Option<u64>, tokens: Option<u64>) -> Self {
         Self { requests, tokens }
+    }
+
+    /// How requests and tokens stand.
+    #[must_use]
+    pub fn standing(&self) -> (Option<Standing>, Option<Standing>) {
+        (None, None)
     }
 
     /// Takes a call in, which may use up to `tokens`.

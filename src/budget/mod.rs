@@ -8,5 +8,5 @@ mod minute;
 
 pub use allowance::{Allowance, Period};
 pub use charge::{Ending, Known, charge};
-pub use ledger::{Budgets, Need, Refused, Reservation, Standing, Used};
+pub use ledger::{Budgets, Need, Refused, Reservation, Slip, Standing, Used};
 pub use minute::{MinuteLimits, MinuteShare};

@@ -8,11 +8,14 @@ mod body;
 mod call;
 mod cors;
 mod form;
+mod hold;
 mod models;
 mod openai;
 mod ops;
+mod rates;
 mod relay;
 mod reply;
+mod reserve;
 mod route;
 mod view;
 
@@ -27,7 +30,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
@@ -108,7 +111,16 @@ async fn handle(gateway: Arc<Gateway>, arrival: Arrival, request: Request<Incomi
         Found::Route(route) => route.name(),
         Found::WrongMethod(_) | Found::Nothing => "other",
     };
-    let outcome = caught(dispatch(&gateway, arrival, &found, request, &request_id)).await;
+    let mut marks = HeaderMap::new();
+    let answer = async {
+        match &found {
+            Found::Route(Route::Call(endpoint)) if request.method() != Method::OPTIONS => {
+                openai::answer(&gateway, *endpoint, request, &request_id, &mut marks).await
+            }
+            _ => dispatch(&gateway, arrival, &found, request).await,
+        }
+    };
+    let outcome = caught(answer).await;
     let mut answer = outcome.unwrap_or_else(|error| {
         gateway.metrics.refused(error.code());
         gateway.refusals.write(&Refusal {
@@ -130,6 +142,7 @@ async fn handle(gateway: Arc<Gateway>, arrival: Arrival, request: Request<Incomi
     if let Some(origin) = origin {
         gateway.cors.mark(&origin, headers);
     }
+    headers.extend(marks);
     headers.insert(REQUEST_ID, request_id);
     if let Some(id) = client_id {
         headers.insert(CLIENT_REQUEST_ID, id);
@@ -160,18 +173,13 @@ fn dialect(found: &Found) -> Api {
     }
 }
 
+/// Every route but the model calls.
 async fn dispatch(
     gateway: &Arc<Gateway>,
     arrival: Arrival,
     found: &Found,
     request: Request<Incoming>,
-    request_id: &HeaderValue,
 ) -> Result<Answer, Error> {
-    if let Found::Route(Route::Call(endpoint)) = found
-        && request.method() != Method::OPTIONS
-    {
-        return openai::answer(gateway, *endpoint, request, request_id).await;
-    }
     if let Found::Route(Route::Account(account)) = found
         && request.method() != Method::OPTIONS
     {

@@ -43,6 +43,18 @@ impl Upstream {
         })
     }
 
+    /// Whether the tokens that the template of the request's model adds are known, or cannot be.
+    #[must_use]
+    pub fn knows_template(&self, request: &Request) -> bool {
+        let _ = request;
+        true
+    }
+
+    /// Asks a warm upstream what its template adds.
+    pub async fn learn_template(&self, request: &Request) {
+        let _ = request;
+    }
+
     /// The bound with the prompt as a warm upstream counts it; `None` if none can or may be asked.
     pub async fn counted_bound(&self, request: &Request, bound: &Bound) -> Option<Bound> {
         let _ = (request, bound);

@@ -57,6 +57,11 @@ pub fn is_refused(error: &reqwest::Error) -> bool {
     error.is_timeout()
 }
 
+/// Whether an answer without success says that the call was not even begun.
+pub fn is_refusal(status: StatusCode) -> bool {
+    status.is_redirection() || status.is_client_error() || matches!(status.as_u16(), 501 | 503)
+}
+
 /// What the client is told when a call was sent and got no answer.
 pub fn describe(error: reqwest::Error) -> Error {
     Error::new(

@@ -39,6 +39,8 @@ pub struct Passage {
     pub served_model: Option<String>,
     /// The target that was tried last.
     pub target: Option<Arc<Target>>,
+    /// The engine may have worked on the call: it was sent, and not refused before it began.
+    pub begun: bool,
 }
 
 /// A call's passage, readable when the call itself is gone.
@@ -271,11 +273,17 @@ impl Upstream {
         } else {
             PLAIN_HEAD_LIMIT
         };
-        progress.note(|passage| passage.attempts += 1);
+        progress.note(|passage| {
+            passage.attempts += 1;
+            passage.begun = true;
+        });
         let answer = match timeout(head_limit, outgoing.send()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.is_connect() => {
-                progress.note(|passage| passage.attempts -= 1);
+                progress.note(|passage| {
+                    passage.attempts -= 1;
+                    passage.begun = false;
+                });
                 let may_be_starting = failure::is_refused(&error);
                 return Err(Failure::NotSent {
                     cause: Some(error),
@@ -287,6 +295,7 @@ impl Upstream {
         };
         target.note_answer();
         if !answer.status().is_success() {
+            progress.note(|passage| passage.begun = !failure::is_refusal(answer.status()));
             let advice = match (target.access(), answer.status().as_u16()) {
                 (Some(access), status @ (401 | 403)) => {
                     Some(access.note_denial(status, token.as_ref()))

@@ -24,7 +24,7 @@ mod verdict;
 pub use bound::Bound;
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
-pub use forward::{Answer, Exchange, Progress};
+pub use forward::{Answer, Exchange, Passage, Progress};
 pub use headers::{clean_incoming, outgoing};
 pub use json::Capture;
 pub use models::{Knowledge, ModelCard, unknown_model};

@@ -75,6 +75,7 @@ pub struct Metrics {
     registry: Registry,
     answers: Family<AnswerLabels, Counter>,
     refusals: Family<CodeLabels, Counter>,
+    pardons: Family<CodeLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     /// The models that have a label of their own.
@@ -96,6 +97,7 @@ impl Metrics {
             registry: Registry::default(),
             answers: Family::default(),
             refusals: Family::default(),
+            pardons: Family::default(),
             calls: Family::default(),
             tokens: Family::default(),
             models: RwLock::default(),
@@ -121,6 +123,15 @@ impl Metrics {
     /// A request ended in an error of the gateway's own.
     pub fn refused(&self, code: Code) {
         self.refusals
+            .get_or_create(&CodeLabels {
+                code: code.as_str(),
+            })
+            .inc();
+    }
+
+    /// A limit that is only watched would have refused a call.
+    pub fn pardoned(&self, code: Code) {
+        self.pardons
             .get_or_create(&CodeLabels {
                 code: code.as_str(),
             })
@@ -196,6 +207,11 @@ impl Metrics {
             "tollgate_refusals",
             "Requests that ended in an error of the gateway's own",
             self.refusals.clone(),
+        );
+        registry.register(
+            "tollgate_dry_run_refusals",
+            "Calls that limits with dry_run would have refused",
+            self.pardons.clone(),
         );
         registry.register("tollgate_calls", "Settled model calls", self.calls.clone());
         registry.register(
