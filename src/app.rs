@@ -111,11 +111,12 @@ impl App {
         };
         let servers = TaskTracker::new();
         for (listener, surface) in listeners {
-            let service = service(gateway.clone(), surface);
+            let shared = gateway.clone();
+            let service_of = move |peer| service(shared.clone(), surface, peer);
             let metrics = gateway.metrics.clone();
             servers.spawn(server::serve(
                 listener,
-                service,
+                service_of,
                 settings.clone(),
                 metrics,
                 ending.clone(),
@@ -239,6 +240,9 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     let left = (began + limit).saturating_duration_since(Instant::now());
     gateway.ledger.drain(left).await;
     gateway.keys.close().await;
+    if let Some(users) = &gateway.users {
+        users.close().await;
+    }
     gateway.upstream.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -1,6 +1,7 @@
 //! HTTP: the tower service, its layers, and the dispatch by route. Everything a request needs is
 //! reachable from [`Gateway`]; nothing is passed through request extensions.
 
+mod account;
 mod admin;
 mod admission;
 mod body;
@@ -22,6 +23,7 @@ pub use body::{Answer, Bodies, Body};
 pub use cors::Cors;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -75,26 +77,36 @@ pub enum Surface {
     Metrics,
 }
 
-/// The service of one listener. A panic becomes an answer; nothing else fails.
+/// How a request came.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    surface: Surface,
+    /// The other end of the connection.
+    peer: IpAddr,
+}
+
+/// The service of one connection, from `peer`. A panic becomes an answer; nothing else fails.
 pub fn service(
     gateway: Arc<Gateway>,
     surface: Surface,
+    peer: IpAddr,
 ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send
 {
+    let arrival = Arrival { surface, peer };
     service_fn(move |request| {
         let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(handle(gateway, surface, request).await) }
+        async move { Ok::<_, Infallible>(handle(gateway, arrival, request).await) }
     })
 }
 
 /// The rim: request id, dispatch, errors, CORS, metrics.
-async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incoming>) -> Answer {
+async fn handle(gateway: Arc<Gateway>, arrival: Arrival, request: Request<Incoming>) -> Answer {
     let request_id = new_request_id();
     let client_id =
         call::client_request_id(request.headers()).and_then(|id| HeaderValue::try_from(id).ok());
     let origin = request.headers().get(http::header::ORIGIN).cloned();
     let is_head = request.method() == Method::HEAD;
-    let found = find(surface, &request);
+    let found = find(arrival.surface, &request);
     let name = match &found {
         Found::Route(route) => route.name(),
         Found::WrongMethod(_) | Found::Nothing => "other",
@@ -105,7 +117,7 @@ async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incomi
             Found::Route(Route::Call(endpoint)) if request.method() != Method::OPTIONS => {
                 openai::answer(&gateway, *endpoint, request, &request_id, &mut marks).await
             }
-            _ => dispatch(&gateway, surface, &found, request).await,
+            _ => dispatch(&gateway, arrival, &found, request).await,
         }
     };
     let outcome = caught(answer).await;
@@ -164,16 +176,21 @@ fn dialect(found: &Found) -> Api {
 /// Every route but the model calls.
 async fn dispatch(
     gateway: &Arc<Gateway>,
-    surface: Surface,
+    arrival: Arrival,
     found: &Found,
     request: Request<Incoming>,
 ) -> Result<Answer, Error> {
+    if let Found::Route(Route::Account(account)) = found
+        && request.method() != Method::OPTIONS
+    {
+        return account::answer(gateway, account, request, arrival.peer).await;
+    }
     let (head, body) = request.into_parts();
     let outcome = match found {
         Found::Route(route) if head.method == Method::OPTIONS => {
             Ok(gateway.cors.preflight(&head.headers, route.allow()))
         }
-        Found::Route(route) => to_route(gateway, surface, route, &head).await,
+        Found::Route(route) => to_route(gateway, arrival.surface, route, &head).await,
         Found::WrongMethod(_) => Err(Error::new(
             Code::MethodNotAllowed,
             "this route does not take this method",
@@ -211,8 +228,8 @@ async fn to_route(
             may_list(gateway, headers).await?;
             models::one(gateway, id).await
         }
-        // Taken before, with its body.
-        Route::Call(_) => Err(nothing_here()),
+        // Taken before, with their bodies.
+        Route::Call(_) | Route::Account(_) => Err(nothing_here()),
         Route::ReloadKeys => {
             gateway.identify(headers).await?;
             admin::reload_keys(gateway, &head.method).await
@@ -225,10 +242,6 @@ async fn to_route(
             admin_of(gateway, headers).await?;
             Ok(admin::status(gateway))
         }
-        Route::Accounts => Err(Error::new(
-            Code::AccountsDisabled,
-            "this gateway has no user accounts; call it with a service key",
-        )),
     }
 }
 

@@ -8,9 +8,10 @@ use super::key::{Kind, shown_part};
 use super::session::too_many_failures;
 use super::{Caller, User, Users, answered, audit, name, password, unavailable};
 use crate::auth::KeyHash;
+use crate::budget::Allowance;
 use crate::config::{MOST_TOKENS, Registration};
 use crate::error::{Code, Error};
-use crate::store::{NewKey, NewUser};
+use crate::store::{BudgetUse, NewKey, NewUser};
 
 /// A user to be made.
 pub struct NewAccount<'a> {
@@ -106,7 +107,11 @@ impl Users {
     ///
     /// # Errors
     /// `store_unavailable`.
-    pub async fn replace_key(&self, user: &User, grace: Duration) -> Result<String, Error> {
+    pub async fn replace_key(
+        &self,
+        user: &User,
+        grace: Duration,
+    ) -> Result<(Arc<User>, String), Error> {
         let maker = self.maker.get(&self.store).await.map_err(unavailable)?;
         let key = maker.make(Kind::Key);
         let key_hash = KeyHash::of(&key);
@@ -116,12 +121,11 @@ impl Users {
         };
         let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
         let row = answered(self.store.replace_key(user.id, stored, grace_ms)).await?;
-        self.directory.change(row.ok_or_else(gone)?, true);
         audit(&user.name, "key_replaced", &user.name);
-        Ok(key)
+        Ok((self.directory.change(row.ok_or_else(gone)?, true), key))
     }
 
-    /// Sets the user's own limit: not below what is `used`, and not above an admin's.
+    /// Sets the user's own limit: not below the tokens `spent`, and not above an admin's.
     ///
     /// # Errors
     /// `invalid_request`, `store_unavailable`.
@@ -129,7 +133,7 @@ impl Users {
         &self,
         user: &User,
         limit: u64,
-        used: u64,
+        spent: u64,
     ) -> Result<Arc<User>, Error> {
         let row = answered(self.store.user(user.id)).await?;
         let row = row.ok_or_else(gone)?;
@@ -143,7 +147,7 @@ impl Users {
         } else {
             self.accounts.max_self_token_limit
         };
-        if limit < used {
+        if limit < spent {
             return Err(wrong_limit(
                 "the token limit is below what has been used already",
             ));
@@ -190,6 +194,18 @@ impl Users {
         };
         audit(admin, action, &user.name);
         Ok(user)
+    }
+
+    /// How a budget stands, and its days since `since_ms`, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn budget_use(
+        &self,
+        allowance: &Allowance,
+        since_ms: i64,
+    ) -> Result<BudgetUse, Error> {
+        answered(self.store.budget_use(&allowance.owner, 0, since_ms)).await
     }
 
     /// Users by name, `limit` of them after `after`.

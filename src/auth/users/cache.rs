@@ -16,7 +16,7 @@ const ENTRIES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 const UNKNOWN: Duration = Duration::from_secs(5);
 /// How much longer than usual an entry serves while the store does not answer, and how often it is
 /// asked meanwhile.
-const STALE: Duration = Duration::from_secs(5 * 60);
+const STALE: Duration = Duration::from_mins(5);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Whose key it is.

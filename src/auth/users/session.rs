@@ -12,7 +12,7 @@ use crate::error::{Code, Error};
 use crate::store::{NewRefresh, Refreshed, UserRow};
 
 /// A change of the password is taken without the old one for this long after a login.
-const RECENT_LOGIN: Duration = Duration::from_secs(10 * 60);
+const RECENT_LOGIN: Duration = Duration::from_mins(10);
 
 /// What a login or a refresh gives.
 pub struct Tokens {
@@ -219,7 +219,7 @@ pub(super) fn too_many_failures(wait: Duration) -> Error {
         Code::RateLimitExceeded,
         "too many attempts from here; wait a little and try again",
     )
-    .retry_after(wait.min(Duration::from_secs(60)))
+    .retry_after(wait.min(Duration::from_mins(1)))
 }
 
 fn ms_since_1970(time: SystemTime) -> i64 {

@@ -13,15 +13,15 @@ use tokio::time::Instant;
 const FREE_FAILURES: u32 = 5;
 /// The pause after those; it doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// After this long without a failure they are forgotten.
-const MEMORY: Duration = Duration::from_secs(15 * 60);
+const MEMORY: Duration = Duration::from_mins(15);
 /// Failures of one address, whoever it says to be, and the time they count in.
 const ADDRESS_FAILURES: u32 = 50;
-const ADDRESS_WINDOW: Duration = Duration::from_secs(5 * 60);
+const ADDRESS_WINDOW: Duration = Duration::from_mins(5);
 /// Registrations of one address, and the time they count in.
 const REGISTRATIONS: u32 = 20;
-const REGISTRATION_WINDOW: Duration = Duration::from_secs(60 * 60);
+const REGISTRATION_WINDOW: Duration = Duration::from_hours(1);
 /// Records of each kind; the least recently used goes.
 const RECORDS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 
@@ -239,8 +239,10 @@ mod tests {
     }
 
     fn fail(throttle: &Throttle, name: &str, client: &str) -> Option<Burst> {
-        let attempt = throttle.begin(name, ip(client));
-        attempt.ok().expect("there is room").fail()
+        let Ok(attempt) = throttle.begin(name, ip(client)) else {
+            panic!("there is no room for {name}");
+        };
+        attempt.fail()
     }
 
     fn wait(throttle: &Throttle, name: &str, client: &str) -> Option<u64> {
@@ -264,7 +266,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(expected)).await;
             assert_eq!(fail(&throttle, "ann", "10.0.0.1"), None);
         }
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         throttle
             .begin("ann", ip("10.0.0.1"))
             .ok()
@@ -333,7 +335,7 @@ mod tests {
         }
         assert_eq!(
             throttle.register(ip("::ffff:10.0.0.1")),
-            Err(Duration::from_secs(60))
+            Err(Duration::from_mins(1))
         );
         assert_eq!(throttle.register(ip("10.0.0.2")), Ok(()));
         tokio::time::advance(REGISTRATION_WINDOW).await;

@@ -11,7 +11,7 @@ use crate::error::{Code, Error};
 const ISSUER: &str = "tollgate";
 const TYPE: &str = "access";
 /// A session ends this long after its login, however often its tokens are renewed.
-pub const SESSION: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub const SESSION: Duration = Duration::from_hours(30 * 24);
 /// What clocks of several instances may differ by.
 const LEEWAY_SECONDS: u64 = 3;
 
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
-    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn tokens() -> AccessTokens {
         AccessTokens::new(SECRET, HOUR)
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_session_ends_after_thirty_days() {
-        let days = |days: u64| SystemTime::now() - Duration::from_secs(days * 24 * 3_600);
+        let days = |days: u64| SystemTime::now() - Duration::from_hours(days * 24);
         let (_, life) = tokens()
             .issue(7, 3, days(30) + Duration::from_secs(100))
             .unwrap();
