@@ -8,6 +8,7 @@ mod usage;
 
 use std::io::{self, Write};
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Paths};
@@ -97,6 +98,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;
     Ok(())
+}
+
+/// An error that ends the program as wrong flags do.
+fn refuse(words: &str) -> anyhow::Error {
+    clap::Error::raw(ErrorKind::InvalidValue, format!("{words}\n")).into()
 }
 
 fn is_broken_pipe(failure: &anyhow::Error) -> bool {
