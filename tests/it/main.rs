@@ -24,6 +24,7 @@ mod golden;
 mod hangups;
 mod harness;
 mod instance;
+mod key_limits;
 mod keys_secret;
 mod life;
 mod limits;
