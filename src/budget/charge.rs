@@ -101,7 +101,8 @@ pub fn charge(ending: Ending, known: Known, reserved: u64) -> u64 {
 /// The most that can have come in a time of silence, and until the engine has noticed the close.
 fn unseen_tokens(sequences: u64, pace: Pace, unseen: Duration) -> u64 {
     let micros = unseen.saturating_add(MARGIN).as_micros();
-    let least = u128::from(sequences.saturating_mul(LEAST_SPEED)).saturating_mul(micros) / 1_000_000;
+    let least =
+        u128::from(sequences.saturating_mul(LEAST_SPEED)).saturating_mul(micros) / 1_000_000;
     let over = pace.over.max(LEAST_PACE).as_micros();
     let seen = u128::from(pace.tokens.saturating_mul(FASTER)).saturating_mul(micros) / over;
     // Both were rounded down.
@@ -144,7 +145,11 @@ mod tests {
             (Ending::Begun, Known::Final(12_000), 12_000),
             (Ending::Begun, Known::Nothing, 10_000),
             // Half a second with the margin, at 500 in a second.
-            (Ending::Begun, running(1_000, 1, Pace::default(), 250), 1_251),
+            (
+                Ending::Begun,
+                running(1_000, 1, Pace::default(), 250),
+                1_251,
+            ),
             (Ending::Begun, running(1_000, 1, slow, 250), 1_251),
             (Ending::Begun, running(1_000, 3, slow, 250), 1_751),
             // 2,000 in a second, perhaps 8,000.
@@ -154,7 +159,11 @@ mod tests {
             (Ending::Begun, running(11_000, 1, slow, 250), 11_000),
         ];
         for (ending, known, expected) in cases {
-            assert_eq!(charge(ending, known, 10_000), expected, "{ending:?} {known:?}");
+            assert_eq!(
+                charge(ending, known, 10_000),
+                expected,
+                "{ending:?} {known:?}"
+            );
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Gateway;
 use super::{rates, reserve};
 use crate::auth::Principal;
-use crate::budget::{Ending, Known, MinuteShare, Used, charge};
+use crate::budget::{Ending, Known, MinuteShare, Pace, Used, charge};
 use crate::error::Error;
 use crate::telemetry::log::{self, Reserved};
 use crate::upstream::{Bound, Request, Tokens};
@@ -121,6 +121,8 @@ fn known(bound: &Bound, count: Option<Count>) -> Known {
         (CountedBy::Running, Some(tokens)) if count.sequences >= bound.sequences => {
             Known::Running {
                 tokens,
+                sequences: count.sequences,
+                pace: Pace::default(),
                 unseen: count.unseen,
             }
         }

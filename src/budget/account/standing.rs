@@ -9,13 +9,14 @@ use super::Account;
 impl Account {
     /// Tokens leased here, reserved of them, and used but not known to be told.
     pub fn sums(&self) -> [u64; 3] {
-        self.leases().fold([0; 3], |[leased, reserved, untold], lease| {
-            [
-                leased + lease.tokens(),
-                reserved + lease.reserved(),
-                untold + lease.untold(),
-            ]
-        })
+        self.leases()
+            .fold([0; 3], |[leased, reserved, untold], lease| {
+                [
+                    leased + lease.tokens(),
+                    reserved + lease.reserved(),
+                    untold + lease.untold(),
+                ]
+            })
     }
 
     pub fn standing(&self, allowance: &Allowance, now: &Reading) -> Standing {

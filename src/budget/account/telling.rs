@@ -41,8 +41,7 @@ impl Account {
 
     /// Whether there is something to tell.
     pub fn has_more(&self, what: Tell, now: &Moment) -> bool {
-        self.leases()
-            .any(|lease| self.is_to_tell(lease, what, now))
+        self.leases().any(|lease| self.is_to_tell(lease, what, now))
     }
 
     /// Whether what is to be told should be told now: the rest may gather for a moment.
@@ -86,8 +85,7 @@ impl Account {
     pub fn tidy(&mut self, now: Moment) -> bool {
         self.former.retain(|lease| !lease.is_over());
         let is_idle = self.is_idle(&now);
-        self.current
-            .take_if(|current| is_idle && current.is_over());
+        self.current.take_if(|current| is_idle && current.is_over());
         if self.has_more(Tell::Due, &now) {
             self.untold_since.get_or_insert(now);
         } else {

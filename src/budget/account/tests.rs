@@ -20,18 +20,47 @@ const BEGAN_MS: i64 = 20_000 * 86_400_000 - 30_000;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Reserve { at: usize, least: u64, more: u64 },
-    Settle { at: usize, which: usize, parts: u64 },
-    Drop { at: usize, which: usize },
-    Release { at: usize, which: usize },
-    Tell { at: usize, what: Tell },
-    Pass { ms: u64 },
+    Reserve {
+        at: usize,
+        least: u64,
+        more: u64,
+    },
+    Settle {
+        at: usize,
+        which: usize,
+        parts: u64,
+    },
+    Drop {
+        at: usize,
+        which: usize,
+    },
+    Release {
+        at: usize,
+        which: usize,
+    },
+    Tell {
+        at: usize,
+        what: Tell,
+    },
+    Pass {
+        ms: u64,
+    },
     /// Time passes, and this instance's steady clock stands still.
-    Suspend { at: usize, ms: u64 },
-    Kill { at: usize },
-    Limit { limit: u64 },
+    Suspend {
+        at: usize,
+        ms: u64,
+    },
+    Kill {
+        at: usize,
+    },
+    Limit {
+        limit: u64,
+    },
     /// The next exchange of this instance is lost, or its answer.
-    Lose { at: usize, applied: bool },
+    Lose {
+        at: usize,
+        applied: bool,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {

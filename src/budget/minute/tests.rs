@@ -45,7 +45,10 @@ async fn a_call_in_flight_holds_what_it_may_use_and_leaves_what_it_used() {
     assert_eq!(wait, MINUTE);
     advance(second() * 61).await;
     assert_eq!(limits.standing().1.expect("a limit").remaining, 100);
-    assert_eq!(limits.standing().1.expect("a limit").reset, Some(Duration::ZERO));
+    assert_eq!(
+        limits.standing().1.expect("a limit").reset,
+        Some(Duration::ZERO)
+    );
     // Without word all that it held counts.
     drop(limits.take(40).expect("room"));
     assert_eq!(limits.standing().1.expect("a limit").remaining, 60);
