@@ -50,7 +50,8 @@ impl App {
         let own_key = config.upstream.api_key.as_ref();
         let own_key = own_key.map(|key| OwnKey::of(key.expose()));
         let may_show_key = own_key.as_ref().map(OwnKey::is_apart).unwrap_or_default();
-        let keys = KeyRing::new(&config.keys, &google, own_key);
+        let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
+        let keys = KeyRing::new(&config.keys, &google, own_key, holds_budgets);
         let instance = identity::complete(config.instance.clone(), &google);
         let (loaded, instance) = tokio::join!(keys.load(), instance);
         loaded?;
@@ -110,11 +111,12 @@ impl App {
         };
         let servers = TaskTracker::new();
         for (listener, surface) in listeners {
-            let service = service(gateway.clone(), surface);
+            let shared = gateway.clone();
+            let service_of = move |peer| service(shared.clone(), surface, peer);
             let metrics = gateway.metrics.clone();
             servers.spawn(server::serve(
                 listener,
-                service,
+                service_of,
                 settings.clone(),
                 metrics,
                 ending.clone(),
@@ -238,6 +240,9 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     let left = (began + limit).saturating_duration_since(Instant::now());
     gateway.ledger.drain(left).await;
     gateway.keys.close().await;
+    if let Some(users) = &gateway.users {
+        users.close().await;
+    }
     gateway.upstream.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),

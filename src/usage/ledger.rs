@@ -71,7 +71,7 @@ impl Ledger {
                 return;
             }
         };
-        telemetry::log::usage_line(row.as_bytes(), record.trace.as_deref());
+        telemetry::log::usage_line(row.as_bytes(), record);
         match self.sink {
             // The line is all there is, and it is out.
             Sink::LogOnly => self.lock().write_unqueued(),
