@@ -26,7 +26,7 @@ use model_server::{Behaviour, Dialect, ModelServer, Settings};
 const DIRECTIVES: &str = "\
 A directive anywhere in the last user message orders how the call is answered, such as
 [[tokens=100 delay_ms=50]] or [[status=503 body=\"queue full\"]]. Known: tokens, text,
-head_delay_ms, delay_ms, finish, cached, no_usage, crlf, comments, split, call, agent, status, body,
+head_delay_ms, delay_ms, ahead_ms, finish, cached, no_usage, crlf, comments, split, call, agent, status, body,
 content_type, retry_after, hang_up, mute, cut_after, end_after, mute_after, error_after,
 garbage_after, huge, no_done.";
 

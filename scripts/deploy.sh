@@ -8,6 +8,7 @@
 #   scripts/deploy.sh colocated    gateway and vLLM in one instance
 #
 # IMAGE is the image of the gateway; if it is not set, the newest that was built. CHECK_ONLY=1 asks Google to check a service without deploying it.
+# CLOUD_SQL=PROJECT:REGION:INSTANCE gives the gateway that database; without it the next deployment has none again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -51,7 +52,7 @@ deploy_colocated() {
 build() {
     run gcloud builds submit --config cloudbuild.yaml --region "$REGION" \
         --gcs-source-staging-dir "gs://$BUILD_BUCKET/source" \
-        --substitutions "_REGION=$REGION,_DEPLOY=$1" .
+        --substitutions "_REGION=$REGION,_DEPLOY=$1,_CLOUD_SQL=$CLOUD_SQL" .
 }
 
 usage() {

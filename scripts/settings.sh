@@ -17,6 +17,9 @@ TOOL_CALL_PARSER=${TOOL_CALL_PARSER:-hermes}  # goes with the model
 MODEL_BUCKET=${MODEL_BUCKET:-$PROJECT-tollgate-models}
 VLLM_IMAGE=${VLLM_IMAGE:-docker.io/vllm/vllm-openai:v0.32.0}
 
+# PROJECT:REGION:INSTANCE of a Cloud SQL for PostgreSQL instance, for users and token budgets; empty: none.
+CLOUD_SQL=${CLOUD_SQL:-}
+
 REPOSITORY=$REGION-docker.pkg.dev/$PROJECT/tollgate
 GATEWAY_ACCOUNT=tollgate-gateway@$PROJECT.iam.gserviceaccount.com
 VLLM_ACCOUNT=tollgate-vllm@$PROJECT.iam.gserviceaccount.com
@@ -27,7 +30,7 @@ SMOKE_SECRET=tollgate-smoke-key
 DATASET=tollgate
 LOG_SINK=tollgate-usage
 
-export PROJECT REGION MODEL MAX_MODEL_LEN TOOL_CALL_PARSER MODEL_BUCKET VLLM_IMAGE
+export PROJECT REGION CLOUD_SQL MODEL MAX_MODEL_LEN TOOL_CALL_PARSER MODEL_BUCKET VLLM_IMAGE
 export CLOUDSDK_CORE_PROJECT=$PROJECT CLOUDSDK_CORE_DISABLE_PROMPTS=1
 
 # run COMMAND...: shows a command, then runs it.

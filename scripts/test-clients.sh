@@ -7,7 +7,7 @@
 #   BASE_URL=http://127.0.0.1:8000/v1 API_KEY=sk-... UPSTREAM=http://127.0.0.1:8001 \
 #       MODEL=... scripts/test-clients.sh        against servers that are running already
 #
-# TOLLGATE_BIN and MODEL_SERVER_BIN name binaries to use in place of a debug build.
+# LIMITED_KEY, beside API_KEY, is a key with a token budget that may be used up. TOLLGATE_BIN and MODEL_SERVER_BIN name binaries to use in place of a debug build.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,6 +22,7 @@ failed=0
 skipped=()
 children=()
 gateway_pid=
+limited_key=${LIMITED_KEY:-}
 
 finish() {
     local pid
@@ -126,7 +127,7 @@ run_python() {
     say "== Python SDK"
     bounded 120 "$cache/python/bin/python" -B tests/clients/python/sdk_test.py \
         --base-url "$base_url" --key "$key" --model "$model" ${upstream_option[@]+"${upstream_option[@]}"} \
-        --weather-prompt "$weather_prompt" --body-limit-bytes "$body_limit_bytes" |
+        --weather-prompt "$weather_prompt" --body-limit-bytes "$body_limit_bytes" --limited-key "$limited_key" |
         tee "$work/python.log" || status=$?
     read -r ok bad < <(sed -n 's/^python sdk .*: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$work/python.log") || true
     count "the Python SDK" "${ok:-0}" "${bad:-0}" "$status"
@@ -169,6 +170,7 @@ start_servers() {
     await_http "$UPSTREAM/health" "$pid" "$work/model-server.log"
 
     key=$("$TOLLGATE_BIN" keys add clients --file "$work/keys.json")
+    limited_key=$("$TOLLGATE_BIN" keys add limited --token-limit 3000 --file "$work/keys.json")
     port=$(free_port)
     (cd "$work" && exec env PORT="$port" VLLM_ENDPOINT="$UPSTREAM" API_KEYS_FILE="$work/keys.json" \
         DATA_DIR="$work/data" MAX_BODY_BYTES="$body_limit_bytes" "$TOLLGATE_BIN" serve) \
@@ -219,6 +221,7 @@ if [[ -n ${UPSTREAM:-} ]]; then
     upstream_option=(--upstream "$UPSTREAM")
 fi
 export BASE_URL=$base_url API_KEY=$key MODEL=$model BODY_LIMIT_BYTES=$body_limit_bytes UPSTREAM=${UPSTREAM:-}
+export LIMITED_KEY=$limited_key
 export WEATHER_PROMPT=$weather_prompt PROMPT=$turn_prompt
 say "clients speak to $base_url, model $model"
 
@@ -274,6 +277,13 @@ if $opencode_works; then
     say "== OpenCode: turns"
     run_node turns 200 "$cache/opencode/turn_test.mjs"
     count_node turns
+    if [[ -n ${TOLLGATE_BIN:-} && -n $gateway_pid ]]; then
+        say "== OpenCode: token budgets"
+        (export TOLLGATE_BIN && run_node budgets 150 "$cache/opencode/budget_test.mjs")
+        count_node budgets
+    else
+        skip "OpenCode's turns on a budget: they need a gateway and a model server of this project"
+    fi
 fi
 if [[ -n $loop_pid ]]; then
     say "== OpenCode: streams that do not end properly"

@@ -5,7 +5,7 @@ mod streams;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,11 +90,11 @@ pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `ending.stop`, then lets what is under way end. The future is over when every
+/// Serves each connection with the service for its other end, until `ending.stop`, then lets what is under way end. The future is over when every
 /// connection is; whoever awaits it decides how long that may take, and then abandons the rest.
 pub async fn serve<S, B>(
     listener: TcpListener,
-    service: S,
+    service_of: impl Fn(IpAddr) -> S,
     settings: Settings,
     metrics: Arc<Metrics>,
     ending: Ending,
@@ -114,7 +114,7 @@ pub async fn serve<S, B>(
             () = ending.stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((socket, place)) = accepted else {
+        let Some((socket, peer, place)) = accepted else {
             continue;
         };
         let care = Care {
@@ -126,7 +126,7 @@ pub async fn serve<S, B>(
                 stall_limit: settings.client_stall,
             },
         };
-        let serving = connection(socket, service.clone(), care);
+        let serving = connection(socket, service_of(peer), care);
         let (metrics, abandon) = (metrics.clone(), ending.abandon.clone());
         connections.spawn(async move {
             let _open = Open::new(metrics);
@@ -160,11 +160,11 @@ impl Drop for Open {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit)> {
     // The semaphore is never closed.
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((socket, _)) => Some((socket, place)),
+        Ok((socket, peer)) => Some((socket, peer.ip(), place)),
         Err(error) => {
             if !matches!(
                 error.kind(),

@@ -41,6 +41,8 @@ pub(super) struct Current {
     refresh: Duration,
     max_stale: Duration,
     own_key: Option<OwnKey>,
+    /// Whether entries may have token budgets.
+    holds_budgets: bool,
     snapshot: RwLock<Option<Snapshot>>,
     refused: Mutex<Refused>,
     /// Why the last fetch failed; `None` after a good one.
@@ -70,11 +72,17 @@ struct Snapshot {
 }
 
 impl Current {
-    pub fn new(refresh: Duration, max_stale: Duration, own_key: Option<OwnKey>) -> Self {
+    pub fn new(
+        refresh: Duration,
+        max_stale: Duration,
+        own_key: Option<OwnKey>,
+        holds_budgets: bool,
+    ) -> Self {
         Self {
             refresh,
             max_stale,
             own_key,
+            holds_budgets,
             snapshot: RwLock::default(),
             refused: Mutex::default(),
             failure: Mutex::default(),
@@ -176,7 +184,7 @@ impl Current {
                 Greater => {}
             }
         }
-        let mut next = KeySet::parse(&fetched.content, older)
+        let mut next = KeySet::parse(&fetched.content, older, self.holds_budgets)
             .map_err(|fault| Fault::permanent(format!("the key set in {place} {fault}")))?;
         if let Some(number) = fetched.number {
             next = next.numbered(number);

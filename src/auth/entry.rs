@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::key::{KeyHash, MIN_KEY_CHARS};
 use super::payload::Pairs;
+use crate::budget::Period;
 
 const MAX_FIELDS: usize = 32;
 const MAX_PREVIOUS: usize = 64;
@@ -17,10 +18,11 @@ const MAX_MODELS: usize = 1_000;
 const MAX_MODEL_CHARS: usize = 256;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_CHARS: usize = 63;
-const MAX_CONCURRENT: usize = 1_000_000;
+const MAX_CONCURRENT: u64 = 1_000_000;
+/// Highest limit of tokens or requests: every JSON reader has it exactly, and sums do not overflow.
+const MAX_LIMIT: u64 = 9_000_000_000_000_000;
 
 /// What an entry says, checked.
-#[derive(Default)]
 pub(super) struct Fields {
     pub current: Option<KeyHash>,
     pub previous: Vec<(KeyHash, Option<SystemTime>)>,
@@ -28,7 +30,36 @@ pub(super) struct Fields {
     pub models: Option<Vec<String>>,
     pub labels: Vec<(String, String)>,
     pub expires_at: Option<SystemTime>,
+    /// Tokens per `period`.
+    pub token_limit: Option<u64>,
+    pub period: Period,
+    pub requests_per_minute: Option<u64>,
+    pub tokens_per_minute: Option<u64>,
     pub max_concurrent: Option<usize>,
+    /// May wake a cold upstream.
+    pub wake: bool,
+    /// Limits are watched, never held.
+    pub dry_run: bool,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self {
+            current: None,
+            previous: Vec::new(),
+            admin: false,
+            models: None,
+            labels: Vec::new(),
+            expires_at: None,
+            token_limit: None,
+            period: Period::Total,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            max_concurrent: None,
+            wake: true,
+            dry_run: false,
+        }
+    }
 }
 
 /// An entry after reading: good or not, the keys that it claims are known, so that a key which
@@ -94,20 +125,13 @@ impl Fields {
             "models" => self.models = read_models(value)?,
             "labels" => self.labels = read_labels(value)?,
             "expires_at" => self.expires_at = Some(read_time(value)?),
+            "token_limit" => self.token_limit = Some(read_limit(name, value)?),
+            "period" => self.period = read_period(value)?,
+            "requests_per_minute" => self.requests_per_minute = Some(read_limit(name, value)?),
+            "tokens_per_minute" => self.tokens_per_minute = Some(read_limit(name, value)?),
             "max_concurrent" => self.max_concurrent = Some(read_max_concurrent(value)?),
-            "token_limit" | "requests_per_minute" | "tokens_per_minute" => {
-                return Err(format!(
-                    "has `{name}`, a limit that this version cannot hold"
-                ));
-            }
-            "period" => check_period(value)?,
-            "wake" if !read::<bool>(value, "`wake` must be true or false")? => {
-                return Err("has `wake` false, which this version cannot hold".to_owned());
-            }
-            "dry_run" if read::<bool>(value, "`dry_run` must be true or false")? => {
-                return Err("has `dry_run` true, which this version does not know".to_owned());
-            }
-            "wake" | "dry_run" => {}
+            "wake" => self.wake = read(value, "`wake` must be true or false")?,
+            "dry_run" => self.dry_run = read(value, "`dry_run` must be true or false")?,
             _ => return Err(format!("has an unknown field: {}", field_words(name))),
         }
         Ok(())
@@ -206,24 +230,30 @@ fn read_labels(value: &RawValue) -> Checked<Vec<(String, String)>> {
 }
 
 fn read_max_concurrent(value: &RawValue) -> Checked<usize> {
-    const WANTED: &str = "`max_concurrent` must be a whole number from one to a million";
-    let maximum = read(value, WANTED)?;
-    if (1..=MAX_CONCURRENT).contains(&maximum) {
-        Ok(maximum)
-    } else {
-        Err(WANTED.to_owned())
+    let wanted = "`max_concurrent` must be a whole number from one to a million";
+    let maximum = read_count("max_concurrent", value, wanted, MAX_CONCURRENT)?;
+    usize::try_from(maximum).map_err(|_| wanted.to_owned())
+}
+
+/// A limit of tokens or requests.
+fn read_limit(name: &str, value: &RawValue) -> Checked<u64> {
+    let wanted = format!("`{name}` must be a whole number from one to nine quadrillion");
+    read_count(name, value, &wanted, MAX_LIMIT)
+}
+
+fn read_count(name: &str, value: &RawValue, wanted: &str, most: u64) -> Checked<u64> {
+    match read(value, wanted)? {
+        0 => Err(format!(
+            "`{name}` is zero; to shut a key out, take its entry away"
+        )),
+        count if count <= most => Ok(count),
+        _ => Err(wanted.to_owned()),
     }
 }
 
-/// A period says nothing without a token limit, but a wrong one is a mistake all the same.
-fn check_period(value: &RawValue) -> Checked<()> {
+fn read_period(value: &RawValue) -> Checked<Period> {
     const WANTED: &str = "`period` must be total, day or month";
-    let period: String = read(value, WANTED)?;
-    if matches!(period.as_str(), "total" | "day" | "month") {
-        Ok(())
-    } else {
-        Err(WANTED.to_owned())
-    }
+    Period::from_word(&read::<String>(value, WANTED)?).ok_or_else(|| WANTED.to_owned())
 }
 
 /// Whether a text has one to `most` characters and no control character.
@@ -246,142 +276,4 @@ fn field_words(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: &str = "sk-0123456789abcdef";
-
-    fn draft(json: &str) -> Draft {
-        read_entry(&RawValue::from_string(json.to_owned()).unwrap())
-    }
-
-    fn fields(json: &str) -> Fields {
-        draft(json)
-            .outcome
-            .map_err(|reason| format!("{json}: {reason}"))
-            .unwrap()
-    }
-
-    #[test]
-    fn flat_and_object_entries_say_the_same() {
-        let hash = KeyHash::of(KEY);
-        for json in [
-            format!("\"{KEY}\""),
-            format!("{{\"key\":\"{KEY}\"}}"),
-            format!("{{\"sha256\":\"{}\"}}", hash.to_hex()),
-        ] {
-            assert!(fields(&json).current == Some(hash), "{json}");
-        }
-    }
-
-    #[test]
-    fn every_field_that_is_held_is_read() {
-        let read = fields(&format!(
-            r#"{{"key":"{KEY}","admin":true,"models":["a","b/c"],"labels":{{"team":"ml","empty":""}},"expires_at":"2027-01-01T00:00:00+01:00",
-               "max_concurrent":8,"wake":true,"dry_run":false,"period":"month","previous":[{{"key":"older-key-0123456789"}}]}}"#
-        ));
-        assert!(read.admin);
-        assert_eq!(read.models.unwrap(), ["a", "b/c"]);
-        assert_eq!(
-            read.labels,
-            [
-                ("team".to_owned(), "ml".to_owned()),
-                ("empty".to_owned(), String::new())
-            ]
-        );
-        assert_eq!(
-            read.expires_at,
-            Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(499_655))
-        );
-        assert_eq!(read.max_concurrent, Some(8));
-        assert_eq!(read.previous, [(KeyHash::of("older-key-0123456789"), None)]);
-    }
-
-    #[test]
-    fn a_star_among_the_models_means_all() {
-        assert!(
-            fields(&format!(r#"{{"key":"{KEY}","models":["*"]}}"#))
-                .models
-                .is_none()
-        );
-        assert!(
-            fields(&format!(r#"{{"key":"{KEY}","models":["a","*"]}}"#))
-                .models
-                .is_none()
-        );
-        assert_eq!(
-            fields(&format!(r#"{{"key":"{KEY}","models":[]}}"#)).models,
-            Some(vec![])
-        );
-    }
-
-    #[test]
-    fn every_fault_is_named_without_the_key() {
-        let sha = KeyHash::of("another-key-0123").to_hex();
-        let with = |more: &str| format!(r#"{{"key":"{KEY}",{more}}}"#);
-        let cases = [
-            ("null".to_owned(), "null"),
-            ("7".to_owned(), "neither a string"),
-            ("[]".to_owned(), "neither a string"),
-            ("{}".to_owned(), "neither `key` nor"),
-            ("\"only-15-letters\"".to_owned(), "shorter than sixteen"),
-            (format!("\"{KEY}\\n\""), "cannot be sent"),
-            (format!("{{\"{KEY}\":true}}"), "odd name"),
-            (r#"{"key":null}"#.to_owned(), "must be a string"),
-            (r#"{"sha256":"abc"}"#.to_owned(), "hex digits"),
-            (with(&format!("\"sha256\":\"{sha}\"")), "both"),
-            (with(&format!("\"key\":\"{KEY}\"")), "`key` stands twice"),
-            (with(r#""token_limits":1"#), "unknown field: `token_limits`"),
-            (with(r#""admin":"yes""#), "`admin`"),
-            (with(r#""admin":null"#), "`admin`"),
-            (with(r#""models":"*""#), "`models`"),
-            (with(r#""models":[""]"#), "`models`"),
-            (with(r#""labels":{"a":1}"#), "`labels`"),
-            (with(r#""labels":{"a":"1","a":"2"}"#), "`labels`"),
-            (
-                with(&format!(r#""labels":{{"a":"{}"}}"#, "x".repeat(64))),
-                "`labels`",
-            ),
-            (with(r#""labels":{"":"x"}"#), "`labels`"),
-            (with(r#""expires_at":"tomorrow""#), "`expires_at`"),
-            (with(r#""expires_at":1798761600"#), "`expires_at`"),
-            (with(r#""max_concurrent":0"#), "`max_concurrent`"),
-            (with(r#""max_concurrent":-1"#), "`max_concurrent`"),
-            (with(r#""max_concurrent":1.5"#), "`max_concurrent`"),
-            (with(r#""previous":{}"#), "`previous`"),
-            (
-                with(r#""previous":[{"expires_at":"2027-01-01T00:00:00Z"}]"#),
-                "`previous`",
-            ),
-            (with(r#""previous":[{"sha":"x"}]"#), "`previous`"),
-            (with(r#""period":"week""#), "`period`"),
-            (with(r#""token_limit":5"#), "cannot hold"),
-            (with(r#""requests_per_minute":5"#), "cannot hold"),
-            (with(r#""tokens_per_minute":5"#), "cannot hold"),
-            (with(r#""wake":false"#), "cannot hold"),
-            (with(r#""dry_run":true"#), "does not know"),
-        ];
-        for (json, words) in cases {
-            let reason = draft(&json)
-                .outcome
-                .err()
-                .unwrap_or_else(|| format!("{json} was taken"));
-            assert!(reason.contains(words), "{json}: {reason}");
-            assert!(
-                !reason.contains(KEY) && !reason.contains("only-15"),
-                "{json}: {reason}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_faulty_entry_still_claims_its_keys() {
-        let json = format!(
-            r#"{{"nonsense":1,"key":"{KEY}","previous":[{{"key":"older-key-0123456789"}}]}}"#
-        );
-        assert_eq!(
-            draft(&json).claims,
-            [KeyHash::of(KEY), KeyHash::of("older-key-0123456789")]
-        );
-    }
-}
+mod tests;

@@ -45,6 +45,12 @@ impl KeyHash {
         hex(&self.0)
     }
 
+    /// The hash itself, as the store has it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; HASH_BYTES] {
+        &self.0
+    }
+
     /// The first 12 hex digits: names a key in rows and lists without giving it away.
     #[must_use]
     pub fn key_id(&self) -> String {

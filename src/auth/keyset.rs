@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::entry::{Draft, Fields, is_plain, read_entry};
 use super::key::{KeyHash, content_version};
 use super::payload::{Payload, PayloadFault};
-use crate::budget::{Allowance, MinuteLimits, Period};
+use crate::budget::{Allowance, MinuteLimits};
 
 const MAX_NAME_CHARS: usize = 128;
 
@@ -101,13 +101,19 @@ impl HeldKey {
 }
 
 impl KeySet {
-    /// Reads a payload. Permits and last uses go over from `older` for entries of the same name.
+    /// Reads a payload. Permits, minutes and last uses go over from `older` for entries of the same
+    /// name.
     ///
-    /// Entries that share a name or a key are all left out: which of them was meant is unknown.
+    /// Entries that share a name or a key are all left out: which of them was meant is unknown. So
+    /// are those with a token budget unless there is what `holds_budgets`.
     ///
     /// # Errors
     /// The payload is no JSON object or beyond the bounds; single bad entries are no error.
-    pub fn parse(content: &[u8], older: Option<&Self>) -> Result<Self, PayloadFault> {
+    pub fn parse(
+        content: &[u8],
+        older: Option<&Self>,
+        holds_budgets: bool,
+    ) -> Result<Self, PayloadFault> {
         let payload = Payload::parse(content)?;
         let drafts: Vec<(&str, Draft)> = payload
             .entries
@@ -128,7 +134,8 @@ impl KeySet {
         };
         let mut told = HashSet::new();
         for (place, (name, draft)) in drafts.into_iter().enumerate() {
-            match claims.check(name, draft) {
+            let checked = claims.check(name, draft);
+            match checked.and_then(|fields| check_budget(fields, holds_budgets)) {
                 Ok(fields) => set.add(name, fields, inherited.get(name).copied()),
                 // Equal names are told of once.
                 Err(reason) if told.insert(name) => {
@@ -190,12 +197,8 @@ impl KeySet {
             return;
         };
         let id_of = |hash: &KeyHash| Arc::<str>::from(hash.key_id());
-        let kept = older.filter(|entry| entry.max_concurrent == fields.max_concurrent);
-        let permits = || {
-            fields
-                .max_concurrent
-                .map(|maximum| Arc::new(Semaphore::new(maximum)))
-        };
+        let concurrency = concurrency(&fields, older);
+        let minute = minute(&fields, older);
         let entry = Arc::new(KeyEntry {
             name: name.into(),
             key_id: id_of(&current),
@@ -210,15 +213,15 @@ impl KeySet {
             admin: fields.admin,
             models: fields.models,
             max_concurrent: fields.max_concurrent,
-            concurrency: kept.map_or_else(permits, |entry| entry.concurrency.clone()),
+            concurrency,
             allowance: Allowance {
                 owner: format!("service:{name}").into(),
-                limit: None,
-                period: Period::Total,
-                dry_run: false,
+                limit: fields.token_limit,
+                period: fields.period,
+                dry_run: fields.dry_run,
             },
-            minute: None,
-            wake: true,
+            minute,
+            wake: fields.wake,
             labels: fields.labels.into(),
             expires_at: fields.expires_at,
             last_used_ms: older
@@ -236,6 +239,36 @@ impl KeySet {
         }
         self.entries.push(entry);
     }
+}
+
+/// The permits of before if their number is the same, else new ones.
+fn concurrency(fields: &Fields, older: Option<&KeyEntry>) -> Option<Arc<Semaphore>> {
+    let maximum = fields.max_concurrent?;
+    let kept = older.filter(|entry| entry.max_concurrent == Some(maximum));
+    let kept = kept.and_then(|entry| entry.concurrency.clone());
+    Some(kept.unwrap_or_else(|| Arc::new(Semaphore::new(maximum))))
+}
+
+/// The minute of before if both limits are the same, else a new one.
+fn minute(fields: &Fields, older: Option<&KeyEntry>) -> Option<Arc<MinuteLimits>> {
+    let (requests, tokens) = (fields.requests_per_minute, fields.tokens_per_minute);
+    if requests.is_none() && tokens.is_none() {
+        return None;
+    }
+    let kept = older.and_then(|entry| entry.minute.clone());
+    let kept = kept.filter(|minute| (minute.requests, minute.tokens) == (requests, tokens));
+    Some(kept.unwrap_or_else(|| Arc::new(MinuteLimits::new(requests, tokens))))
+}
+
+/// A limit that nothing holds would be a promise broken in silence.
+fn check_budget(fields: Fields, holds_budgets: bool) -> Result<Fields, String> {
+    if fields.token_limit.is_some() && !holds_budgets {
+        return Err(
+            "has a `token_limit`, which nothing here can hold: DATABASE_URL must name a database, on Cloud Run one that all instances share"
+                .to_owned(),
+        );
+    }
+    Ok(fields)
 }
 
 /// Which names and keys a payload uses, and how often.

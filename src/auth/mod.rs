@@ -14,7 +14,7 @@ mod refused;
 mod ring;
 mod schedule;
 mod source;
-mod users;
+pub(crate) mod users;
 
 pub use key::{ApiKey, KeyHash};
 pub use keyset::{KeyEntry, KeySet, PreviousKey, Rejected};
@@ -22,6 +22,6 @@ pub use own_key::OwnKey;
 pub use payload::{MAX_PAYLOAD_BYTES, Payload, PayloadFault};
 pub use principal::{Principal, Who};
 pub use ring::{KeyRing, Reload, RingStatus};
-pub use users::{Tokens, User, Users};
+pub use users::{Caller, NewAccount, Recognised, Tokens, User, Users};
 
 pub(crate) use credentials::presented_key;

@@ -16,14 +16,14 @@ pub use args::KeysArgs;
 use std::io::{self, Write};
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::error::ErrorKind;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use super::refuse;
 use crate::auth::{ApiKey, KeyHash, Rejected};
-use crate::config::Paths;
+use crate::config::{Database, Paths};
 use args::{AddArgs, Verb};
 use place::{Content, Place};
 
@@ -43,8 +43,19 @@ async fn execute(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let place = args.place(paths).await?;
+    let is_gateways = args.names_no_place();
     let left_out = match args.verb {
-        Verb::Add(new) => add(&place, &new, out, notes).await?,
+        Verb::Add(new) => {
+            let left_out = add(&place, &new, out, notes).await?;
+            if is_gateways && new.token_limit.is_some() && matches!(paths.database, Database::None)
+            {
+                writeln!(
+                    notes,
+                    "note: DATABASE_URL is none here; a gateway that is configured so leaves this entry out, for nothing holds its token limit"
+                )?;
+            }
+            left_out
+        }
         Verb::List { json } => {
             let set = place.read().await?;
             let text = if json {
@@ -74,11 +85,6 @@ async fn add(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<Vec<Rejected>> {
-    if new.token_limit.is_some() || new.period.is_some() {
-        return Err(refuse(
-            "this version has no token budgets, so --token-limit and --period cannot be used",
-        ));
-    }
     let key = ApiKey::generate();
     let entry = to_raw_value(&new.entry(key.hash())?)?;
     let change = |content: &mut Content| {
@@ -129,7 +135,29 @@ impl AddArgs {
         if let Some(maximum) = self.max_concurrent {
             entry.insert("max_concurrent".to_owned(), maximum.into());
         }
+        self.add_limits(&mut entry);
         Ok(entry)
+    }
+
+    fn add_limits(&self, entry: &mut Map<String, Value>) {
+        for (field, limit) in [
+            ("token_limit", self.token_limit),
+            ("requests_per_minute", self.requests_per_minute),
+            ("tokens_per_minute", self.tokens_per_minute),
+        ] {
+            if let Some(limit) = limit {
+                entry.insert(field.to_owned(), limit.into());
+            }
+        }
+        if let Some(period) = self.period {
+            entry.insert("period".to_owned(), period.as_str().into());
+        }
+        if self.no_wake {
+            entry.insert("wake".to_owned(), false.into());
+        }
+        if self.dry_run {
+            entry.insert("dry_run".to_owned(), true.into());
+        }
     }
 }
 
@@ -257,11 +285,6 @@ fn show(key: &ApiKey, out: &mut impl Write) -> anyhow::Result<()> {
 
 fn no_such_name(name: &str) -> anyhow::Error {
     anyhow!("there is no key named {name}; `tollgate keys list` shows all")
-}
-
-/// An error that ends the program as wrong flags do.
-fn refuse(words: &str) -> anyhow::Error {
-    clap::Error::raw(ErrorKind::InvalidValue, format!("{words}\n")).into()
 }
 
 fn time_text(time: OffsetDateTime) -> anyhow::Result<String> {

@@ -2,6 +2,7 @@
 //! `tollgate usage reconcile` brings in rows that only the log has.
 
 mod bigquery;
+mod leases;
 mod logged;
 mod reconcile;
 mod report;

@@ -19,7 +19,7 @@ const PLACEHOLDERS: [&str; 6] = [
     "placeholder",
 ];
 /// Highest token limit; sums of it do not overflow.
-const MOST_TOKENS: u64 = u32::MAX as u64 * 1_000;
+pub const MOST_TOKENS: u64 = u32::MAX as u64 * 1_000;
 const HOUR: u64 = 3_600;
 
 /// Reads the settings of users and their tokens.

@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use accounts::MOST_TOKENS;
 pub use source::Sources;
 pub use vars::{Kind, VARS, Var, markdown_table};
 

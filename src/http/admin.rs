@@ -71,20 +71,32 @@ pub fn status(gateway: &Gateway) -> Answer {
             "last_written": ledger.last_written.map(rfc3339),
             "failing": ledger.failing,
         },
-        "limits": {"concurrency": "per instance"},
+        "limits": {
+            "requests_per_minute": "per instance",
+            "tokens_per_minute": "per instance",
+            "max_concurrent": "per instance",
+            "token_limit": if gateway.budgets.is_some() { "all instances together" } else { "none: there is no database" },
+        },
     });
     reply::json(StatusCode::OK, &body)
 }
 
 fn key(key: &KeyEntry) -> Value {
     let previous = |old: &PreviousKey| json!({"key_id": &*old.key_id, "expires_at": old.expires_at.map(rfc3339)});
+    let minute = key.minute.as_deref();
     json!({
         "name": &*key.name,
         "key_id": &*key.key_id,
         "previous": key.previous.iter().map(previous).collect::<Vec<_>>(),
         "admin": key.admin,
         "models": key.models,
+        "token_limit": key.allowance.limit,
+        "period": key.allowance.limit.map(|_| key.allowance.period.as_str()),
+        "requests_per_minute": minute.and_then(|minute| minute.requests),
+        "tokens_per_minute": minute.and_then(|minute| minute.tokens),
         "max_concurrent": key.max_concurrent,
+        "dry_run": key.allowance.dry_run,
+        "wake": key.wake,
         "labels": key.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         "expires_at": key.expires_at.map(rfc3339),
         "last_used": key.last_used().map(rfc3339),

@@ -4,17 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Gateway;
+use super::hold::{Count, Hold};
 use crate::auth::Principal;
+use crate::budget::Ending;
 use crate::error::{Code, Error};
-use crate::upstream::{Progress, Request, Tokens};
+use crate::upstream::{Passage, Progress, Request};
 use crate::usage::{CountedBy, Outcome, UsageRecord};
-
-/// How long a call waits for one of its key's own calls to end.
-const SLOT_LIMIT: Duration = Duration::from_secs(10);
 
 /// An admitted call. Until something else is said it is one that the client left before the head.
 pub struct Admission {
@@ -22,7 +20,8 @@ pub struct Admission {
     record: Option<UsageRecord>,
     started: Instant,
     progress: Arc<Progress>,
-    _slot: Option<OwnedSemaphorePermit>,
+    hold: Hold,
+    count: Option<Count>,
 }
 
 /// What the request says of itself, for the row.
@@ -36,25 +35,26 @@ pub struct Caller {
 }
 
 impl Admission {
-    /// Admits a call: takes what its key limits, waiting a little where that may help.
+    /// Admits a call: takes what its principal's limits ask for, waiting a little where that may
+    /// help. The request's output is lowered to the tokens that there are.
     ///
     /// # Errors
-    /// `rate_limit_exceeded`; `not_ready` when the process ends meanwhile.
+    /// `rate_limit_exceeded`, `token_limit_exceeded`, `store_unavailable`; `invalid_request` and
+    /// `model_not_allowed` for what a limited key cannot have; `not_ready` when the process ends
+    /// meanwhile.
     pub async fn grant(
         gateway: &Arc<Gateway>,
         principal: &Principal,
         caller: Caller,
-        request: &Request,
+        request: &mut Request,
         request_bytes: usize,
     ) -> Result<Self, Error> {
-        let slot = match principal.concurrency() {
-            None => None,
-            Some(slots) => tokio::select! {
-                biased;
-                slot = take_slot(slots.clone()) => Some(slot?),
-                () = gateway.cut.cancelled() => return Err(shutting_down()),
-            },
+        let hold = tokio::select! {
+            biased;
+            hold = Hold::take(gateway, principal, request) => hold?,
+            () = gateway.cut.cancelled() => return Err(shutting_down()),
         };
+        hold.tell(&caller.request_id);
         gateway.metrics.admitted();
         let record = UsageRecord {
             request_id: caller.request_id,
@@ -85,6 +85,7 @@ impl Admission {
             response_bytes: 0,
             client: caller.client,
             trace: caller.trace,
+            budget: None,
             labels: principal.labels(),
         };
         Ok(Self {
@@ -92,8 +93,14 @@ impl Admission {
             record: Some(record),
             started: caller.started,
             progress: Arc::default(),
-            _slot: slot,
+            hold,
+            count: None,
         })
+    }
+
+    /// What the output of each sequence was lowered to, if it was.
+    pub fn lowered(&self) -> Option<u64> {
+        self.hold.lowered()
     }
 
     /// Where the call stands upstream; shared with the call itself.
@@ -129,12 +136,13 @@ impl Admission {
     }
 
     /// What the call used, as far as it is known.
-    pub fn count(&mut self, tokens: Tokens, counted_by: CountedBy) {
+    pub fn count(&mut self, count: Count) {
+        self.count = Some(count);
         self.change(|record| {
-            record.prompt_tokens = tokens.prompt;
-            record.cached_tokens = tokens.cached;
-            record.completion_tokens = tokens.completion;
-            record.counted_by = counted_by;
+            record.prompt_tokens = count.tokens.prompt;
+            record.cached_tokens = count.tokens.cached;
+            record.completion_tokens = count.tokens.completion;
+            record.counted_by = count.counted_by;
         });
     }
 
@@ -164,8 +172,9 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        let hold = std::mem::take(&mut self.hold);
         let Some(mut record) = self.record.take() else {
-            return;
+            return hold.release();
         };
         if record.outcome == Outcome::ClientAbort && self.gateway.cut.is_cancelled() {
             // It was let go in the end, for its client did not take the answer.
@@ -180,6 +189,7 @@ impl Drop for Admission {
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
         let passage = self.progress.so_far();
+        record.budget = hold.settle(ending(&passage), self.count);
         record.attempts = passage.attempts;
         record.wait_ms = passage.wait_ms;
         record.served_model = passage.served_model;
@@ -193,11 +203,12 @@ impl Drop for Admission {
     }
 }
 
-async fn take_slot(slots: Arc<tokio::sync::Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-    match tokio::time::timeout(SLOT_LIMIT, slots.acquire_owned()).await {
-        Ok(Ok(slot)) => Ok(slot),
-        _ => Err(Error::new(Code::RateLimitExceeded, "this key has as many calls in flight as it may have at once; wait for one of them to end")
-            .retry_after(Duration::from_secs(5))),
+/// Whether the engine may have worked on a call with this passage.
+fn ending(passage: &Passage) -> Ending {
+    if passage.begun {
+        Ending::Begun
+    } else {
+        Ending::NotBegun
     }
 }
 

@@ -52,6 +52,15 @@ impl Bodies {
         }
     }
 
+    /// The same bound on all bodies together, a lower one on each.
+    #[must_use]
+    pub fn of_at_most(&self, bytes: usize) -> Self {
+        Self {
+            one_bytes: self.one_bytes.min(bytes),
+            all: self.all.clone(),
+        }
+    }
+
     /// Reads a body whole. The permit stands for its bytes and is kept as long as they are.
     ///
     /// # Errors

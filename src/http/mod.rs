@@ -1,17 +1,21 @@
 //! HTTP: the tower service, its layers, and the dispatch by route. Everything a request needs is
 //! reachable from [`Gateway`]; nothing is passed through request extensions.
 
+mod account;
 mod admin;
 mod admission;
 mod body;
 mod call;
 mod cors;
 mod form;
+mod hold;
 mod models;
 mod openai;
 mod ops;
+mod rates;
 mod relay;
 mod reply;
+mod reserve;
 mod route;
 mod view;
 
@@ -19,21 +23,23 @@ pub use body::{Answer, Bodies, Body};
 pub use cors::Cors;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
-use crate::auth::{KeyRing, Principal, Users, presented_key};
+use crate::auth::{KeyRing, Principal, Recognised, Users, presented_key};
 use crate::budget::Budgets;
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
+use crate::store::Store;
 use crate::telemetry::log::{Refusal, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Api, Upstream};
@@ -58,8 +64,8 @@ pub struct Gateway {
     pub limits: Limits,
     pub instance: Instance,
     pub public_models: bool,
-    /// Usage goes to a table of this process, beyond its log.
-    pub has_store: bool,
+    /// Asked for its state alone.
+    pub store: Option<Arc<Store>>,
     /// Cancelled when what still runs must end because the process does.
     pub cut: CancellationToken,
 }
@@ -72,31 +78,50 @@ pub enum Surface {
     Metrics,
 }
 
-/// The service of one listener. A panic becomes an answer; nothing else fails.
+/// How a request came.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    surface: Surface,
+    /// The other end of the connection.
+    peer: IpAddr,
+}
+
+/// The service of one connection, from `peer`. A panic becomes an answer; nothing else fails.
 pub fn service(
     gateway: Arc<Gateway>,
     surface: Surface,
+    peer: IpAddr,
 ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send
 {
+    let arrival = Arrival { surface, peer };
     service_fn(move |request| {
         let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(handle(gateway, surface, request).await) }
+        async move { Ok::<_, Infallible>(handle(gateway, arrival, request).await) }
     })
 }
 
 /// The rim: request id, dispatch, errors, CORS, metrics.
-async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incoming>) -> Answer {
+async fn handle(gateway: Arc<Gateway>, arrival: Arrival, request: Request<Incoming>) -> Answer {
     let request_id = new_request_id();
     let client_id =
         call::client_request_id(request.headers()).and_then(|id| HeaderValue::try_from(id).ok());
     let origin = request.headers().get(http::header::ORIGIN).cloned();
     let is_head = request.method() == Method::HEAD;
-    let found = find(surface, &request);
+    let found = find(arrival.surface, &request);
     let name = match &found {
         Found::Route(route) => route.name(),
         Found::WrongMethod(_) | Found::Nothing => "other",
     };
-    let outcome = caught(dispatch(&gateway, surface, &found, request, &request_id)).await;
+    let mut marks = HeaderMap::new();
+    let answer = async {
+        match &found {
+            Found::Route(Route::Call(endpoint)) if request.method() != Method::OPTIONS => {
+                openai::answer(&gateway, *endpoint, request, &request_id, &mut marks).await
+            }
+            _ => dispatch(&gateway, arrival, &found, request).await,
+        }
+    };
+    let outcome = caught(answer).await;
     let mut answer = outcome.unwrap_or_else(|error| {
         gateway.metrics.refused(error.code());
         gateway.refusals.write(&Refusal {
@@ -118,6 +143,7 @@ async fn handle(gateway: Arc<Gateway>, surface: Surface, request: Request<Incomi
     if let Some(origin) = origin {
         gateway.cors.mark(&origin, headers);
     }
+    headers.extend(marks);
     headers.insert(REQUEST_ID, request_id);
     if let Some(id) = client_id {
         headers.insert(CLIENT_REQUEST_ID, id);
@@ -148,24 +174,24 @@ fn dialect(found: &Found) -> Api {
     }
 }
 
+/// Every route but the model calls.
 async fn dispatch(
     gateway: &Arc<Gateway>,
-    surface: Surface,
+    arrival: Arrival,
     found: &Found,
     request: Request<Incoming>,
-    request_id: &HeaderValue,
 ) -> Result<Answer, Error> {
-    if let Found::Route(Route::Call(endpoint)) = found
+    if let Found::Route(Route::Account(account)) = found
         && request.method() != Method::OPTIONS
     {
-        return openai::answer(gateway, *endpoint, request, request_id).await;
+        return account::answer(gateway, account, request, arrival.peer).await;
     }
     let (head, body) = request.into_parts();
     let outcome = match found {
         Found::Route(route) if head.method == Method::OPTIONS => {
             Ok(gateway.cors.preflight(&head.headers, route.allow()))
         }
-        Found::Route(route) => to_route(gateway, surface, route, &head).await,
+        Found::Route(route) => to_route(gateway, arrival.surface, route, &head).await,
         Found::WrongMethod(_) => Err(Error::new(
             Code::MethodNotAllowed,
             "this route does not take this method",
@@ -203,8 +229,8 @@ async fn to_route(
             may_list(gateway, headers).await?;
             models::one(gateway, id).await
         }
-        // Taken before, with its body.
-        Route::Call(_) => Err(nothing_here()),
+        // Taken before, with their bodies.
+        Route::Call(_) | Route::Account(_) => Err(nothing_here()),
         Route::ReloadKeys => {
             gateway.identify(headers).await?;
             admin::reload_keys(gateway, &head.method).await
@@ -217,10 +243,6 @@ async fn to_route(
             admin_of(gateway, headers).await?;
             Ok(admin::status(gateway))
         }
-        Route::Accounts => Err(Error::new(
-            Code::AccountsDisabled,
-            "this gateway has no user accounts; call it with a service key",
-        )),
     }
 }
 
@@ -251,11 +273,20 @@ impl Gateway {
     /// `store_unavailable`.
     pub async fn identify(&self, headers: &http::HeaderMap) -> Result<Principal, Error> {
         let credential = presented_key(headers)?;
-        match &self.users {
-            Some(users) if users.recognise(credential) && !self.keys.holds(credential) => {
-                users.identify(credential).await
-            }
-            _ => self.keys.identify(credential).await,
+        let Some(users) = &self.users else {
+            return self.keys.identify(credential).await;
+        };
+        if self.keys.holds(credential) {
+            return self.keys.identify(credential).await;
+        }
+        match users.recognise(credential).await {
+            Recognised::Users => users.identify(credential).await,
+            Recognised::No => self.keys.identify(credential).await,
+            // Who may be a user is not told that the key is wrong.
+            Recognised::Unclear(unclear) => match self.keys.identify(credential).await {
+                Err(error) if error.code() == Code::InvalidApiKey => Err(unclear),
+                told => told,
+            },
         }
     }
 

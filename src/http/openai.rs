@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
@@ -12,14 +12,17 @@ use super::admission::{Admission, Caller, shutting_down};
 use super::body::{self, Answer, full};
 use super::relay::{Pending, Relay, Terms};
 use super::view::is_event_stream;
-use super::{Gateway, call, reply};
+use super::{Gateway, call, rates, reply};
 use crate::auth::Principal;
 use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::upstream::{self, Endpoint, Exchange, Request, clean_incoming, outgoing};
 use crate::usage::Outcome;
 
-/// Answers one call of a proxied route.
+/// The output of each sequence, lowered because the budget has no more.
+const MAX_TOKENS: HeaderName = HeaderName::from_static("x-tollgate-max-tokens");
+
+/// Answers one call of a proxied route. `marks` are headers for the answer, be it an error or not.
 ///
 /// # Errors
 /// What the client gets instead of an answer.
@@ -28,6 +31,7 @@ pub async fn answer(
     endpoint: Endpoint,
     request: http::Request<Incoming>,
     request_id: &HeaderValue,
+    marks: &mut HeaderMap,
 ) -> Result<Answer, Error> {
     let (started, started_at) = (Instant::now(), SystemTime::now());
     let (head, body) = request.into_parts();
@@ -41,7 +45,7 @@ pub async fn answer(
     let read = gateway.bodies.read(&head.headers, body).await?;
     let request_bytes = read.0.len();
     let outgoing = outgoing(&head.headers, request_id, gateway.upstream.api_key());
-    let request = call::parse(endpoint, &principal, &head.headers, outgoing, read)?;
+    let mut request = call::parse(endpoint, &principal, &head.headers, outgoing, read)?;
     let caller = Caller {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),
@@ -50,7 +54,12 @@ pub async fn answer(
         started,
         started_at,
     };
-    let admission = Admission::grant(gateway, &principal, caller, &request, request_bytes).await?;
+    let granted = Admission::grant(gateway, &principal, caller, &mut request, request_bytes).await;
+    rates::mark(gateway, &principal, marks);
+    let admission = granted?;
+    if let Some(output) = admission.lowered() {
+        marks.insert(MAX_TOKENS, HeaderValue::from(output));
+    }
     exchange(gateway, admission, request).await
 }
 

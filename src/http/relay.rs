@@ -2,7 +2,7 @@
 //! side view counts. Silence, cuts, the drain and a client that leaves all end here, once.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::admission::{Admission, shutting_down};
 use super::body::Body;
+use super::hold::Count;
 use super::reply;
 use super::view::{View, is_event_stream};
 use crate::config::Limits;
@@ -55,6 +56,9 @@ pub struct Relay {
     last_sent: Instant,
     /// When the relay began to wait for the bytes it waits for.
     waiting_since: Option<Instant>,
+    /// When there was last nothing of the upstream's body that had not been read. A client that
+    /// takes its time, or a process that stands still, makes this old.
+    caught_up: Instant,
     /// One timer for all waits: what it is to wake for moves away from it with every event, and it
     /// follows only when it goes off, for setting it costs more than an event.
     alarm: Pin<Box<Sleep>>,
@@ -127,6 +131,7 @@ impl Relay {
             out: VecDeque::new(),
             last_sent: now,
             waiting_since: None,
+            caught_up: now,
         }
     }
 
@@ -176,7 +181,7 @@ impl Relay {
                     // An upstream that never pauses must not outlive the drain.
                     biased;
                     () = &mut self.cut => Event::Cut,
-                    frame = passing.body.frame() => Event::Frame(frame),
+                    frame = next_frame(&mut passing.body, &mut self.caught_up) => Event::Frame(frame),
                     () = wait_until(self.alarm.as_mut(), next_at) => {
                         if Instant::now() >= give_up_at {
                             Event::Idle
@@ -325,7 +330,12 @@ impl Relay {
     /// Writes down what is known of the tokens by now.
     fn note_tokens(&mut self) {
         if let Some((tokens, counted_by)) = self.view.tokens() {
-            self.admission.count(tokens, counted_by);
+            self.admission.count(Count {
+                tokens,
+                counted_by,
+                sequences: self.view.sequences(),
+                unseen: self.caught_up.elapsed(),
+            });
         }
     }
 }
@@ -334,6 +344,20 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.note_tokens();
     }
+}
+
+/// The next frame of a body. Notes when there is none yet.
+fn next_frame(
+    body: &mut reqwest::Body,
+    caught_up: &mut Instant,
+) -> impl Future<Output = Option<Result<Frame<Bytes>, reqwest::Error>>> {
+    poll_fn(move |context| {
+        let polled = Pin::new(&mut *body).poll_frame(context);
+        if polled.is_pending() {
+            *caught_up = Instant::now();
+        }
+        polled
+    })
 }
 
 /// Waits on a timer that may be due before `at`: it is set anew when it goes off, not for every

@@ -20,8 +20,25 @@ pub enum Route {
     ReloadKeys,
     AdminKeys,
     AdminStatus,
-    /// Routes of users, which this gateway does not have.
-    Accounts,
+    Account(Account),
+}
+
+/// The routes of users, and of administrators for users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Account {
+    Register,
+    Token,
+    Refresh,
+    Me,
+    Password,
+    ApiKey,
+    TokenLimit,
+    Usage,
+    Users,
+    /// As the others by the decoded name of a user.
+    LimitOf(String),
+    Disable(String),
+    Enable(String),
 }
 
 /// What a method and a path come to.
@@ -48,7 +65,7 @@ impl Route {
             Self::ReloadKeys => "/admin/reload-keys",
             Self::AdminKeys => "/admin/keys",
             Self::AdminStatus => "/admin/status",
-            Self::Accounts => "/users",
+            Self::Account(account) => account.name(),
         }
     }
 
@@ -58,7 +75,7 @@ impl Route {
         match self {
             Self::Call(_) => "POST, OPTIONS",
             Self::ReloadKeys => "GET, HEAD, POST, OPTIONS",
-            Self::Accounts => "GET, HEAD, POST, PUT, OPTIONS",
+            Self::Account(account) => account.allow(),
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -67,6 +84,63 @@ impl Route {
         self.allow()
             .split(", ")
             .any(|allowed| allowed == method.as_str())
+    }
+}
+
+impl Account {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Register => "/auth/register",
+            Self::Token => "/auth/token",
+            Self::Refresh => "/auth/refresh",
+            Self::Me => "/users/me",
+            Self::Password => "/users/me/password",
+            Self::ApiKey => "/users/me/api-key",
+            Self::TokenLimit => "/users/me/token-limit",
+            Self::Usage => "/users/usage",
+            Self::Users => "/admin/users",
+            Self::LimitOf(_) => "/admin/users/{name}/token-limit",
+            Self::Disable(_) => "/admin/users/{name}/disable",
+            Self::Enable(_) => "/admin/users/{name}/enable",
+        }
+    }
+
+    const fn allow(&self) -> &'static str {
+        match self {
+            Self::Me | Self::Usage | Self::Users => "GET, HEAD, OPTIONS",
+            Self::Password | Self::TokenLimit | Self::LimitOf(_) => "PUT, OPTIONS",
+            Self::Register
+            | Self::Token
+            | Self::Refresh
+            | Self::ApiKey
+            | Self::Disable(_)
+            | Self::Enable(_) => "POST, OPTIONS",
+        }
+    }
+
+    fn find(path: &str) -> Option<Self> {
+        if let Some(rest) = path.strip_prefix("/admin/users/") {
+            let (name, verb) = rest.split_once('/')?;
+            let name = decode(name)?;
+            return match verb {
+                "token-limit" => Some(Self::LimitOf(name)),
+                "disable" => Some(Self::Disable(name)),
+                "enable" => Some(Self::Enable(name)),
+                _ => None,
+            };
+        }
+        match path {
+            "/auth/register" => Some(Self::Register),
+            "/auth/token" => Some(Self::Token),
+            "/auth/refresh" => Some(Self::Refresh),
+            "/users/me" => Some(Self::Me),
+            "/users/me/password" => Some(Self::Password),
+            "/users/me/api-key" => Some(Self::ApiKey),
+            "/users/me/token-limit" => Some(Self::TokenLimit),
+            "/users/usage" => Some(Self::Usage),
+            "/admin/users" => Some(Self::Users),
+            _ => None,
+        }
     }
 }
 
@@ -100,18 +174,7 @@ fn route(path: &str) -> Option<Route> {
         "/admin/reload-keys" => Some(Route::ReloadKeys),
         "/admin/keys" => Some(Route::AdminKeys),
         "/admin/status" => Some(Route::AdminStatus),
-        "/auth/register"
-        | "/auth/token"
-        | "/auth/refresh"
-        | "/users/me"
-        | "/users/me/password"
-        | "/users/me/api-key"
-        | "/users/me/token-limit"
-        | "/users/usage"
-        | "/admin/users" => Some(Route::Accounts),
-        other => other
-            .starts_with("/admin/users/")
-            .then_some(Route::Accounts),
+        other => Account::find(other).map(Route::Account),
     }
 }
 
@@ -151,8 +214,8 @@ fn normalise(path: &str) -> Cow<'_, str> {
     })
 }
 
-/// Percent-decodes a model id; `None` if it is no text.
-fn decode(id: &str) -> Option<String> {
+/// Percent-decodes a part of a path or of a form; `None` if it is no text.
+pub fn decode(id: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(id.len());
     let mut rest = id.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -248,6 +311,33 @@ mod tests {
         }
         assert_eq!(get("/v1/models/%ff"), Found::Nothing);
         assert_eq!(get("/v1/models/"), Found::Route(Route::Models));
+    }
+
+    #[test]
+    fn users_are_named_in_paths() {
+        let account = |account| Found::Route(Route::Account(account));
+        let disable = |name: &str| account(Account::Disable(name.to_owned()));
+        assert_eq!(post("/admin/users/ann/disable/"), disable("ann"));
+        assert_eq!(post("//admin/users//a%40b.c/disable"), disable("a@b.c"));
+        assert_eq!(post("/admin/users/a%2Fb/disable"), disable("a/b"));
+        assert_eq!(get("/users/me/"), account(Account::Me));
+        for path in [
+            "/admin/users/ann",
+            "/admin/users/ann/delete",
+            "/admin/users/ann/b/disable",
+            "/admin/users/%ff/disable",
+            "/v1/users/me",
+            "/users",
+            "/auth",
+        ] {
+            assert_eq!(post(path), Found::Nothing, "{path}");
+        }
+        let limit = Account::LimitOf("ann".to_owned());
+        assert_eq!(limit.allow(), "PUT, OPTIONS");
+        assert_eq!(
+            post("/admin/users/ann/token-limit"),
+            Found::WrongMethod(Route::Account(limit))
+        );
     }
 
     #[test]

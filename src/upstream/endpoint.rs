@@ -66,6 +66,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether the engine's work on it is counted in tokens.
+    #[must_use]
+    pub const fn uses_tokens(self) -> bool {
+        !matches!(self, Self::CountTokens | Self::Tokenize | Self::Detokenize)
+    }
+
     /// Whether `stream` means anything to it.
     #[must_use]
     pub const fn streams(self) -> bool {

@@ -57,6 +57,11 @@ pub fn is_refused(error: &reqwest::Error) -> bool {
     error.is_timeout()
 }
 
+/// Whether an answer without success says that the call was not even begun.
+pub fn is_refusal(status: StatusCode) -> bool {
+    status.is_redirection() || status.is_client_error() || matches!(status.as_u16(), 501 | 503)
+}
+
 /// What the client is told when a call was sent and got no answer.
 pub fn describe(error: reqwest::Error) -> Error {
     Error::new(
@@ -64,6 +69,15 @@ pub fn describe(error: reqwest::Error) -> Error {
         "the model server broke the connection before it answered",
     )
     .because(error.without_url())
+}
+
+/// Counting routes start no server.
+pub fn asleep() -> Error {
+    Error::new(
+        Code::UpstreamStarting,
+        "counting tokens does not start the model server, which is not running; try again later, after a call that starts it",
+    )
+    .retry_after(Duration::from_secs(30))
 }
 
 /// Whether a refusal is about length, and what made it too long.

@@ -6,5 +6,5 @@ mod row;
 mod table;
 
 pub use ledger::{Attempts, Ledger, LedgerStats};
-pub use record::{CountedBy, Outcome, UsageRecord};
+pub use record::{Charged, CountedBy, Outcome, UsageRecord};
 pub use table::table;

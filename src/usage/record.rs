@@ -54,6 +54,17 @@ impl CountedBy {
     }
 }
 
+/// What a call took of a lease on its budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// The lease's id.
+    pub lease: Arc<str>,
+    /// Of the admissions on the lease, from 1.
+    pub number: u64,
+    /// In tokens.
+    pub charged: u64,
+}
+
 /// A settled call.
 #[derive(Clone, Debug)]
 pub struct UsageRecord {
@@ -93,6 +104,8 @@ pub struct UsageRecord {
     pub client: Option<String>,
     /// Trace id of the request, 32 hexadecimal digits; for the log line, no column.
     pub trace: Option<String>,
+    /// What it took of a limited budget; for the log line, no column.
+    pub budget: Option<Charged>,
     /// Labels of the key; the ledger puts the service's before them.
     pub labels: Arc<[(String, String)]>,
 }

@@ -92,6 +92,46 @@ async fn every_service_file_passes_gcloud_and_cloud_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_passed_by_its_socket_and_secrets_where_one_is_named() {
+    let Some((cloud, folder)) = cloud().await else {
+        return;
+    };
+    let name = format!("{PROJECT}:{REGION}:db");
+    for database in ["", &name] {
+        let settings = [
+            ("CHECK_ONLY", "1"),
+            ("IMAGE", IMAGE),
+            ("VLLM_URL", "https://vllm.example"),
+            ("CLOUD_SQL", database),
+        ];
+        let output = output(deploy(&cloud, &folder, "gateway", &settings)).await;
+        assert!(output.status.success(), "{}", words(&output));
+    }
+    let [without, with] = &cloud.checked()[..] else {
+        panic!("two checks");
+    };
+    let parts = |service: &Value| {
+        let template = &service["spec"]["template"];
+        let socket = &template["metadata"]["annotations"]["run.googleapis.com/cloudsql-instances"];
+        let variables = template["spec"]["containers"][0]["env"].as_array();
+        let secrets: Vec<Value> = variables
+            .expect("variables")
+            .iter()
+            .filter(|variable| variable["valueFrom"].is_object())
+            .cloned()
+            .collect();
+        (socket.clone(), secrets)
+    };
+    assert_eq!(parts(without), (Value::Null, Vec::new()));
+    let secret = |name: &str, secret: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}});
+    let secrets = vec![
+        secret("DATABASE_URL", "tollgate-database-url"),
+        secret("JWT_SECRET_KEY", "tollgate-jwt-secret-key"),
+    ];
+    assert_eq!(parts(with), (json!(name), secrets));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_is_never_open_to_the_internet() {
     let Some((cloud, folder)) = cloud().await else {
         return;

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use super::super::refuse;
 use super::place::Place;
-use super::refuse;
 use super::secret::KeySecret;
+use crate::budget::Period;
 use crate::config::{KeysSource, Paths, SecretRef};
 
 /// Arguments of `keys`.
@@ -68,15 +69,32 @@ pub(super) struct AddArgs {
     /// Calls in flight at once, in each instance
     #[arg(long, value_name = "N")]
     pub max_concurrent: Option<usize>,
-    /// Token budget (not in this version)
+    /// Token budget, prompt and completion together; all instances share it
     #[arg(long, value_name = "N")]
     pub token_limit: Option<u64>,
-    /// Period of the token budget (not in this version)
-    #[arg(long, value_name = "PERIOD")]
-    pub period: Option<String>,
+    /// When the token budget begins anew: day or month (UTC), or total for never
+    #[arg(long, value_parser = parse_period, requires = "token_limit", value_name = "PERIOD")]
+    pub period: Option<Period>,
+    /// Calls within a minute, in each instance
+    #[arg(long, value_name = "N")]
+    pub requests_per_minute: Option<u64>,
+    /// Tokens within a minute, in each instance
+    #[arg(long, value_name = "N")]
+    pub tokens_per_minute: Option<u64>,
+    /// The key may not wake a model server that scales to zero
+    #[arg(long)]
+    pub no_wake: bool,
+    /// Count and log what goes beyond the limits, and refuse nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 impl KeysArgs {
+    /// Whether the place is the one that a gateway uses which is started like this program.
+    pub(super) fn names_no_place(&self) -> bool {
+        self.file.is_none() && self.secret.is_none()
+    }
+
     /// What the flags name, else what the gateway uses.
     pub(super) async fn place(&self, paths: &Paths) -> anyhow::Result<Place> {
         let may_create = matches!(&self.verb, Verb::Add(new) if new.create);
@@ -123,6 +141,10 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or("a label has the form NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn parse_period(text: &str) -> Result<Period, String> {
+    Period::from_word(text).ok_or_else(|| "use total, day or month".to_owned())
 }
 
 fn parse_end(text: &str) -> Result<OffsetDateTime, String> {

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::time_text;
 use crate::auth::{KeyEntry, KeySet};
 
-const HEADING: [&str; 5] = ["NAME", "KEY ID", "ADMIN", "EXPIRES", "PREVIOUS"];
+const HEADING: [&str; 6] = ["NAME", "KEY ID", "ADMIN", "EXPIRES", "PREVIOUS", "LIMITS"];
 
 /// One line per entry under a heading.
 pub(super) fn table(set: &KeySet) -> String {
@@ -56,7 +56,38 @@ fn row(entry: &KeyEntry) -> [String; HEADING.len()] {
         admin.to_owned(),
         expires,
         entry.previous.len().to_string(),
+        limits(entry),
     ]
+}
+
+/// All limits in words.
+fn limits(entry: &KeyEntry) -> String {
+    let mut words = Vec::new();
+    if let Some(limit) = entry.allowance.limit {
+        words.push(format!(
+            "{limit} tokens {}",
+            entry.allowance.period.as_str()
+        ));
+    }
+    let minute = entry.minute.as_deref();
+    if let Some(limit) = minute.and_then(|minute| minute.requests) {
+        words.push(format!("{limit} requests/min"));
+    }
+    if let Some(limit) = minute.and_then(|minute| minute.tokens) {
+        words.push(format!("{limit} tokens/min"));
+    }
+    if let Some(maximum) = entry.max_concurrent {
+        words.push(format!("{maximum} at once"));
+    }
+    if words.is_empty() {
+        words.push("none".to_owned());
+    } else if entry.allowance.dry_run {
+        words.push("dry run".to_owned());
+    }
+    if !entry.wake {
+        words.push("no wake".to_owned());
+    }
+    words.join(", ")
 }
 
 /// A JSON array with one object per entry.
@@ -74,6 +105,7 @@ fn object(entry: &KeyEntry) -> Value {
         .labels
         .iter()
         .map(|(name, value)| (name.clone(), Value::from(value.as_str())));
+    let minute = entry.minute.as_deref();
     json!({
         "name": *entry.name,
         "key_id": *entry.key_id,
@@ -81,7 +113,13 @@ fn object(entry: &KeyEntry) -> Value {
         "expires_at": entry.expires_at.map(show),
         "previous": previous.collect::<Vec<_>>(),
         "models": entry.models,
+        "token_limit": entry.allowance.limit,
+        "period": entry.allowance.limit.map(|_| entry.allowance.period.as_str()),
+        "requests_per_minute": minute.and_then(|minute| minute.requests),
+        "tokens_per_minute": minute.and_then(|minute| minute.tokens),
         "max_concurrent": entry.max_concurrent,
+        "dry_run": entry.allowance.dry_run,
+        "wake": entry.wake,
         "labels": labels.collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -33,7 +33,8 @@ impl Content {
         let fault = |fault| anyhow!("{place} {fault}");
         Ok(Self {
             payload: Payload::parse(bytes).map_err(fault)?,
-            set: KeySet::parse(bytes, None).map_err(fault)?,
+            // Which database the gateways have that read it is not known here.
+            set: KeySet::parse(bytes, None, true).map_err(fault)?,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The verb as its user sees it: flags in, both outputs and the file out.
 
+mod limits;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -66,7 +68,7 @@ impl Folder {
 
     /// Whether the gateway would take this key now.
     fn takes(&self, key: &str) -> bool {
-        let set = KeySet::parse(self.text().as_bytes(), None).unwrap();
+        let set = KeySet::parse(self.text().as_bytes(), None, true).unwrap();
         assert_eq!(set.rejected, []);
         let id = KeyHash::of(key).key_id();
         set.entries().iter().any(|entry| {
@@ -85,7 +87,7 @@ fn paths(path: &Path) -> Paths {
         },
         sink: SinkKind::None,
         usage_file: PathBuf::new(),
-        database: Database::None,
+        database: Database::Sqlite(PathBuf::new()),
         default_token_limit: 1,
     }
 }
@@ -143,7 +145,9 @@ async fn concurrent_writers_lose_nothing() {
     }
     assert!(place.takes(FLAT_KEY));
     assert_eq!(
-        KeySet::parse(place.text().as_bytes(), None).unwrap().len(),
+        KeySet::parse(place.text().as_bytes(), None, true)
+            .unwrap()
+            .len(),
         WRITERS + 1
     );
 }
@@ -194,7 +198,7 @@ async fn a_rotated_key_works_on_for_its_grace() {
         "rotated entries hold hashes only"
     );
     assert!(!place.text().contains("2020"), "keys that are over go");
-    let set = KeySet::parse(place.text().as_bytes(), None).unwrap();
+    let set = KeySet::parse(place.text().as_bytes(), None, true).unwrap();
     assert!(set.entries()[1].admin && set.entries()[1].previous.len() == 1);
     let end = set.entries()[0].previous[0].expires_at.unwrap();
     let left = end.duration_since(std::time::SystemTime::now()).unwrap();
@@ -234,7 +238,7 @@ async fn lists_show_ids_and_never_keys() {
         assert!(shown.notes.contains("bad: is null"));
     }
     let first = format!(
-        "flat  {}  no     never                 0",
+        "flat  {}  no     never                 0         none",
         KeyHash::of(FLAT_KEY).key_id()
     );
     assert_eq!(table.out.lines().nth(1), Some(first.as_str()));
@@ -274,8 +278,16 @@ async fn what_cannot_be_done_is_said_and_changes_nothing() {
         ("add ci --expires soon", "neither a time"),
         ("rotate flat --grace 5y", "a span is"),
         ("rotate flat --grace 5hh", "a span is"),
-        ("add ci --token-limit 5", "no token budgets"),
-        ("add ci --period month", "no token budgets"),
+        ("add ci --token-limit 0", "`token_limit` is zero"),
+        ("add ci --token-limit 9000000000000001", "`token_limit`"),
+        ("add ci --requests-per-minute 0", "`requests_per_minute`"),
+        ("add ci --tokens-per-minute 0", "`tokens_per_minute`"),
+        ("add ci --token-limit -5", "'-5'"),
+        (
+            "add ci --token-limit 5 --period week",
+            "total, day or month",
+        ),
+        ("add ci --period month", "--token-limit"),
         ("add ci --file f --secret s", "give only one"),
         ("list --project p", "--project needs --secret"),
         ("list --secret a/b", "is not the name of a secret"),
@@ -293,7 +305,9 @@ async fn what_cannot_be_done_is_said_and_changes_nothing() {
 async fn flags_that_do_not_fit_end_as_wrong_usage() {
     let place = Folder::new();
     for line in [
-        "add ci --token-limit 5",
+        "add ci --token-limit five",
+        "add ci --token-limit 5 --period week",
+        "add ci --period day",
         "list --project p",
         "list --file f --secret s",
         "list --file f --project p",
@@ -338,11 +352,12 @@ async fn a_payload_that_is_no_key_set_is_left_alone() {
 #[tokio::test]
 async fn entries_that_were_left_out_before_are_named_and_hinder_nothing() {
     let place = Folder::with(
-        "{\"bad\": null, \"later\": {\"key\": \"sk-later-0123456789\", \"token_limit\": 5}}",
+        "{\"bad\": null, \"later\": {\"key\": \"sk-later-0123456789\", \"token_limits\": 5}}",
     );
     let notes = place.run("add ci").await.unwrap().notes;
     assert!(
-        notes.contains("bad: is null") && notes.contains("later: has `token_limit`"),
+        notes.contains("bad: is null")
+            && notes.contains("later: has an unknown field: `token_limits`"),
         "{notes}"
     );
     place.run("revoke bad").await.unwrap();

@@ -14,6 +14,8 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
+use super::leases::Leases;
+
 const SCHEMA: &str = include_str!("../../../schema/usage.json");
 /// Cloud Logging takes entries up to a quarter of this; what is longer is no row.
 const ENTRY_BYTES: u64 = 1 << 20;
@@ -43,6 +45,8 @@ pub(super) struct Log {
     pub faulty_rows: usize,
     /// Columns that another version of the gateway wrote.
     pub unknown_columns: BTreeSet<String>,
+    /// Leases to look for, and what was found of them.
+    pub leases: Leases,
 }
 
 #[derive(serde::Deserialize)]
@@ -87,6 +91,7 @@ impl Log {
             faults: Vec::new(),
             faulty_rows: 0,
             unknown_columns: BTreeSet::new(),
+            leases: Leases::default(),
         };
         if is_array {
             log.skip(|byte| byte.is_ascii_whitespace())?;
@@ -108,7 +113,9 @@ impl Log {
                 self.next_line()?
             };
             let Some(entry) = entry else { break };
-            let Some(usage) = usage_of(entry) else {
+            let line = line_of(entry);
+            self.leases.note(&line);
+            let Some(usage) = usage_of(line) else {
                 continue;
             };
             match self.row(usage) {
@@ -195,16 +202,20 @@ impl Log {
     }
 }
 
-/// The row of an entry, if it has one: a line as the gateway writes it, or what Cloud Logging makes of
-/// such a line.
-fn usage_of(mut entry: Value) -> Option<Map<String, Value>> {
+/// The line of an entry: a line as the gateway writes it, or what Cloud Logging makes of such a line.
+fn line_of(mut entry: Value) -> Value {
     if entry["jsonPayload"].is_object() {
         entry = entry["jsonPayload"].take();
     }
-    if entry["message"] != "usage" {
+    entry
+}
+
+/// The row of a line, if it has one.
+fn usage_of(mut line: Value) -> Option<Map<String, Value>> {
+    if line["message"] != "usage" {
         return None;
     }
-    match entry["usage"].take() {
+    match line["usage"].take() {
         Value::Object(usage) => Some(usage),
         _ => None,
     }
@@ -252,7 +263,8 @@ fn instant(text: &str) -> Option<OffsetDateTime> {
     at.checked_to_offset(UtcOffset::UTC)
 }
 
-fn integer(value: &Value) -> Option<i64> {
+/// A whole number, though it may be written as a float.
+pub(super) fn integer(value: &Value) -> Option<i64> {
     /// From here on a float may stand for several integers.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let float = || {

@@ -4,6 +4,7 @@
 
 mod line;
 mod refusal;
+mod reserved;
 mod row;
 
 use std::io::Write;
@@ -16,8 +17,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, registry::LookupSpan};
 
 pub use refusal::{Refusal, RefusalLog};
+pub use reserved::Reserved;
 
 use crate::config::LogConfig;
+use crate::usage::UsageRecord;
 
 /// How lines look in this process; set once at start. Before that, JSON.
 static FORMAT: OnceLock<Format> = OnceLock::new();
@@ -65,17 +68,32 @@ pub fn know_project(project: &str) {
 }
 
 /// Writes the line of one settled call, whatever the log level. `row` is the JSON object of all
-/// columns, without line breaks; it stands under `usage`. `trace` is the hexadecimal id of the
-/// request's trace.
-pub fn usage_line(row: &[u8], trace: Option<&str>) {
+/// columns of `record`, without line breaks; it stands under `usage`.
+pub fn usage_line(row: &[u8], record: &UsageRecord) {
     let default = Format::default();
     let format = FORMAT.get().unwrap_or(&default);
     line::with_buffer(|buffer| {
         if format.text {
-            row::write_text(buffer, row, format.colour);
+            row::write_text(buffer, row, record.budget.as_ref(), format.colour);
         } else {
             let project = format.project.get().map(String::as_str);
-            row::write_json(buffer, row, project.zip(trace));
+            let trace = project.zip(record.trace.as_deref());
+            row::write_json(buffer, row, record.budget.as_ref(), trace);
+        }
+        write_out(buffer);
+    });
+}
+
+/// Writes that a call holds tokens of a lease, whatever the log level: with the usage line it says
+/// later what was spent of a lease whose owner died.
+pub fn reserved_line(reserved: &Reserved<'_>) {
+    let default = Format::default();
+    let format = FORMAT.get().unwrap_or(&default);
+    line::with_buffer(|buffer| {
+        if format.text {
+            reserved.write_text(buffer, format.colour);
+        } else {
+            reserved.write_json(buffer);
         }
         write_out(buffer);
     });

@@ -69,6 +69,15 @@ impl RefusalLog {
         }
     }
 
+    /// As [`RefusalLog::write`], of a call that a limit would have refused that is only watched.
+    pub fn write_pardon(&self, code: Code, owner: &str) {
+        if let Some(suppressed) = self.admit(Instant::now()) {
+            let code = code.as_str();
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::info!(code, owner, suppressed, "would be refused without dry_run");
+        }
+    }
+
     /// `None` if the line is left out, else how many were left out since the last one.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut slot = self.window.lock().unwrap_or_else(PoisonError::into_inner);

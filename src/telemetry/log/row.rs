@@ -1,9 +1,12 @@
 //! The line of one settled call. Knows the columns only for the short form that people read.
 
+use std::io::Write as _;
+
 use serde_json::Value;
 use tracing::Level;
 
 use super::line::{write_json_string, write_level, write_printable, write_time};
+use crate::usage::Charged;
 
 /// The columns of the short form, in order.
 const SHORT: [&str; 12] = [
@@ -21,8 +24,14 @@ const SHORT: [&str; 12] = [
     "duration_ms",
 ];
 
-/// All columns under `usage`, and the link to the request's trace.
-pub(super) fn write_json(buffer: &mut Vec<u8>, row: &[u8], trace: Option<(&str, &str)>) {
+/// All columns under `usage`, what it took of a budget beside them, and the link to the request's
+/// trace.
+pub(super) fn write_json(
+    buffer: &mut Vec<u8>,
+    row: &[u8],
+    budget: Option<&Charged>,
+    trace: Option<(&str, &str)>,
+) {
     buffer.extend_from_slice(br#"{"severity":"INFO","message":"usage","time":""#);
     write_time(buffer);
     buffer.push(b'"');
@@ -30,18 +39,28 @@ pub(super) fn write_json(buffer: &mut Vec<u8>, row: &[u8], trace: Option<(&str, 
         let link = format!(r#","logging.googleapis.com/trace":"projects/{project}/traces/{id}""#);
         buffer.extend_from_slice(link.as_bytes());
     }
+    if let Some(budget) = budget {
+        buffer.extend_from_slice(br#","budget":{"lease":"#);
+        write_json_string(buffer, &budget.lease);
+        let (number, charged) = (budget.number, budget.charged);
+        let _infallible = write!(buffer, r#","number":{number},"charged":{charged}}}"#);
+    }
     buffer.extend_from_slice(br#","usage":"#);
     buffer.extend_from_slice(row);
     buffer.extend_from_slice(b"}\n");
 }
 
 /// `usage name=value ...` with the columns that a person looks for; absent ones are left out.
-pub(super) fn write_text(buffer: &mut Vec<u8>, row: &[u8], colour: bool) {
+pub(super) fn write_text(buffer: &mut Vec<u8>, row: &[u8], budget: Option<&Charged>, colour: bool) {
     write_time(buffer);
     buffer.push(b' ');
     write_level(buffer, Level::INFO, colour);
     buffer.extend_from_slice(b" usage");
     write_short(buffer, row);
+    if let Some(budget) = budget {
+        let _infallible = write!(buffer, " charged={}", budget.charged);
+    }
+    buffer.push(b'\n');
 }
 
 /// As [`write_json`], for a row that the sink refused. It has a message of its own, so that whoever
@@ -66,6 +85,7 @@ pub(super) fn write_refused_text(buffer: &mut Vec<u8>, row: &[u8], reason: &str,
     buffer.extend_from_slice(b" usage row refused for good: ");
     write_printable(buffer, reason);
     write_short(buffer, row);
+    buffer.push(b'\n');
 }
 
 fn write_short(buffer: &mut Vec<u8>, row: &[u8]) {
@@ -81,7 +101,6 @@ fn write_short(buffer: &mut Vec<u8>, row: &[u8]) {
         buffer.push(b'=');
         write_printable(buffer, &text);
     }
-    buffer.push(b'\n');
 }
 
 #[cfg(test)]
@@ -93,7 +112,12 @@ mod tests {
     #[test]
     fn a_json_line_holds_the_whole_row() {
         let mut buffer = Vec::new();
-        write_json(&mut buffer, ROW, Some(("p", "abc")));
+        let budget = Charged {
+            lease: "l".into(),
+            number: 3,
+            charged: 42,
+        };
+        write_json(&mut buffer, ROW, Some(&budget), Some(("p", "abc")));
         let line: Value = serde_json::from_slice(&buffer).unwrap();
         assert_eq!(
             line["logging.googleapis.com/trace"],
@@ -104,6 +128,8 @@ mod tests {
             (Some("usage"), Some("INFO"))
         );
         assert_eq!(line["usage"], serde_json::from_slice::<Value>(ROW).unwrap());
+        let budget = serde_json::json!({"lease": "l", "number": 3, "charged": 42});
+        assert_eq!(line["budget"], budget);
         assert_eq!(
             buffer.split(|byte| *byte == b'\n').count(),
             2,
@@ -132,7 +158,7 @@ mod tests {
     #[test]
     fn a_text_line_is_short() {
         let mut buffer = Vec::new();
-        write_text(&mut buffer, ROW, false);
+        write_text(&mut buffer, ROW, None, false);
         let line = String::from_utf8(buffer).unwrap();
         assert!(
             line.ends_with(" INFO usage request_id=r key_name=a b status=200\n"),

@@ -35,6 +35,7 @@ fn record(outcome: Outcome) -> UsageRecord {
         response_bytes: 0,
         client: None,
         trace: None,
+        budget: None,
         labels: Arc::default(),
     }
 }

@@ -54,6 +54,7 @@ pub(in crate::usage) fn record(request_id: &str) -> UsageRecord {
         response_bytes: 4096,
         client: Some("opencode/1.2".into()),
         trace: None,
+        budget: None,
         labels: Arc::new([
             ("cost-center".into(), "e1".into()),
             ("team".into(), "late".into()),

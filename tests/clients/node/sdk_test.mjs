@@ -2,6 +2,7 @@
 //
 //     BASE_URL=http://127.0.0.1:8000/v1 API_KEY=... [MODEL=ID] [UPSTREAM=URL] node --test sdk_test.mjs
 //         [WEATHER_PROMPT=what makes the model call the tool get_weather]
+//         [LIMITED_KEY=a key with a token budget of a few thousand, which is used up]
 //     DIRECT=1 BASE_URL=http://127.0.0.1:8001/v1 node --test sdk_test.mjs
 //
 // With DIRECT the server is the model server itself: what only the gateway does
@@ -12,7 +13,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import OpenAI from 'openai';
 
-const { BASE_URL, UPSTREAM, DIRECT } = process.env;
+const { BASE_URL, UPSTREAM, DIRECT, LIMITED_KEY } = process.env;
 const API_KEY = process.env.API_KEY ?? 'sk-no-key-is-asked-for';
 const BODY_LIMIT_BYTES = Number(process.env.BODY_LIMIT_BYTES ?? 33554432);
 const WRONG_KEY = 'sk-wrong-but-of-a-plausible-length-0123456789';
@@ -340,6 +341,42 @@ onlyGateway('every answer has a request id', async () => {
   assert.ok(first._request_id && second._request_id && first._request_id !== second._request_id);
   const error = await refused(() => chat({ model: 'no-such-model' }), OpenAI.NotFoundError, 404);
   assert.ok(error.requestID && !error.message.includes(error.requestID));
+});
+
+onlyGateway('a used-up budget is a rate limit error and asked once', async (context) => {
+  if (!LIMITED_KEY) {
+    context.skip('no key with a budget was given');
+    return;
+  }
+  let asked = 0;
+  const counting = (...request) => {
+    asked += 1;
+    return fetch(...request);
+  };
+  // The SDK's own retries: it must not use them.
+  const by = makeClient({}, { apiKey: LIMITED_KEY, maxRetries: 2, fetch: counting });
+  const messages = [{ role: 'user', content: 'Tell me a story [[tokens=400]]' }];
+  const story = { messages, max_tokens: 400 };
+  for (let calls = 0, left = true; left; calls += 1) {
+    assert.ok(calls < 100, 'the budget is never used up');
+    left = await chat(story, by).then(
+      () => true,
+      (error) => {
+        assert.equal(error.constructor.name, 'RateLimitError', `${error}`);
+        return false;
+      },
+    );
+  }
+  for (const stream of [false, true]) {
+    asked = 0;
+    const began = Date.now();
+    const error = await refused(() => chat({ ...story, stream }, by), OpenAI.RateLimitError, 429);
+    assert.deepEqual([error.code, error.type], ['token_limit_exceeded', 'insufficient_quota']);
+    assert.equal(asked, 1, 'requests');
+    assert.ok(Date.now() - began < 3000, 'it took seconds');
+    assert.match(error.message, /token limit/);
+    hasNoDigits(error);
+  }
 });
 
 everywhere('a stream can be left in the middle', async () => {

@@ -6,13 +6,9 @@
 // WITHOUT_GATEWAY=1 shows what happens without one: the test then fails.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer as createHttpServer } from 'node:http';
-import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { createServer } from 'node:http';
 import test from 'node:test';
+import { listen, startGateway } from './gateway.mjs';
 import { findBinary, readEvents, runOpencode } from './opencode.mjs';
 
 const { TOLLGATE_BIN, WITHOUT_GATEWAY } = process.env;
@@ -20,10 +16,6 @@ assert.ok(TOLLGATE_BIN || WITHOUT_GATEWAY, 'TOLLGATE_BIN is not set');
 assert.ok(findBinary(), 'no OpenCode binary for this platform: set OPENCODE_BIN');
 const KEY = 'sk-of-the-endless-loop-test-0123456789-abcdef';
 const MODEL = 'unfinished';
-
-function listen(server) {
-  return new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server.address().port)));
-}
 
 function event(delta) {
   const choices = [{ index: 0, delta, finish_reason: null }];
@@ -34,7 +26,7 @@ function event(delta) {
 /** Every agent step gets a fragment and `[DONE]`; the instants of the requests are kept. */
 async function startUnfinished() {
   const asked = [];
-  const server = createHttpServer((request, response) => {
+  const server = createServer((request, response) => {
     if (request.url !== '/v1/chat/completions') {
       const models = { object: 'list', data: [{ id: MODEL, object: 'model', max_model_len: 32768 }] };
       request.resume();
@@ -55,54 +47,16 @@ async function startUnfinished() {
   return { asked, port: await listen(server), close: () => server.close() };
 }
 
-async function findFreePort() {
-  const server = createServer();
-  const port = await listen(server);
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-async function startGateway(upstreamPort) {
-  const folder = await mkdtemp(join(tmpdir(), 'tollgate-loop-'));
-  await writeFile(join(folder, 'keys.json'), JSON.stringify({ loop: KEY }));
-  const port = await findFreePort();
-  const child = spawn(TOLLGATE_BIN, ['serve'], {
-    cwd: folder,
-    stdio: ['ignore', 'ignore', 'inherit'],
-    env: {
-      PATH: process.env.PATH,
-      PORT: `${port}`,
-      VLLM_ENDPOINT: `http://127.0.0.1:${upstreamPort}`,
-      API_KEYS_FILE: join(folder, 'keys.json'),
-      DATA_DIR: join(folder, 'data'),
-      LOG_LEVEL: 'error',
-    },
-  });
-  const ended = new Promise((resolve) => child.on('close', resolve));
-  await awaitHealth(port, child);
-  const stop = async () => {
-    child.kill('SIGTERM');
-    await ended;
-    await rm(folder, { recursive: true, force: true });
-  };
-  return { port, stop };
-}
-
-async function awaitHealth(port, child) {
-  for (const giveUp = Date.now() + 10_000; ; ) {
-    assert.equal(child.exitCode, null, 'the gateway ended by itself');
-    try {
-      if ((await fetch(`http://127.0.0.1:${port}/health`)).ok) return;
-    } catch {
-      assert.ok(Date.now() < giveUp, 'the gateway does not answer');
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
 test('a stream without a finish_reason does not make OpenCode ask for ever', async (context) => {
   const upstream = await startUnfinished();
-  const gateway = WITHOUT_GATEWAY ? undefined : await startGateway(upstream.port);
+  const gateway = WITHOUT_GATEWAY
+    ? undefined
+    : await startGateway({
+        binary: TOLLGATE_BIN,
+        upstream: `http://127.0.0.1:${upstream.port}`,
+        keys: { loop: KEY },
+        env: { LOG_LEVEL: 'error' },
+      });
   const port = gateway?.port ?? upstream.port;
   const options = { baseURL: `http://127.0.0.1:${port}/v1`, apiKey: KEY };
   const models = { [MODEL]: { limit: { context: 32768, output: 1024 } } };

@@ -27,6 +27,7 @@ class Site:
     def __init__(self, options):
         self.base_url = options.base_url
         self.key = options.key
+        self.limited_key = options.limited_key
         self.upstream = options.upstream
         self.body_limit_bytes = options.body_limit_bytes
         self.weather = [{"role": "user", "content": options.weather_prompt}]

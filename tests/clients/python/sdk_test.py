@@ -12,7 +12,9 @@ One line per promise, and a closing line with the totals.  Exit 0 only if all ho
 """
 import argparse
 import json
+import time
 
+import httpx
 import openai
 from harness import LONG_TOKENS, Site, case, check_usage, equal, has_no_digits, read_stream, refused, run_cases
 from openai import Omit, OpenAI
@@ -304,6 +306,32 @@ def every_answer_has_a_request_id(site):
     assert error.request_id and error.request_id not in error.message
 
 
+@case(only_gateway=True)
+def a_used_up_budget_is_a_rate_limit_error_and_asked_once(site):
+    if not site.limited_key:
+        return "no key with a budget was given"
+    asked = []
+    counting = httpx.Client(event_hooks={"request": [asked.append]}, timeout=30)
+    # The SDK's own retries: it must not use them.
+    client = site.make_client(key=site.limited_key, max_retries=2, http_client=counting)
+    story = {"messages": [{"role": "user", "content": "Tell me a story [[tokens=400]]"}], "max_tokens": 400}
+    for _ in range(100):
+        try:
+            site.chat(client, **story)
+        except openai.RateLimitError:
+            break
+    for stream in (False, True):
+        asked.clear()
+        began = time.monotonic()
+        error = refused(lambda: list(site.chat(client, stream=stream, **story)), openai.RateLimitError, 429)
+        took = time.monotonic() - began
+        equal((error.code, error.type), ("token_limit_exceeded", "insufficient_quota"), "code and type")
+        equal(len(asked), 1, "requests")
+        assert took < 3, f"it took {took:.1f} s"
+        assert "token limit" in error.message, error.message
+        has_no_digits(error)
+
+
 @case()
 def a_stream_can_be_left_in_the_middle(site):
     with site.work_ends_early():
@@ -339,6 +367,7 @@ def main():
         help="what makes the model call the tool get_weather",
     )
     options.add_argument("--upstream", help="address of the model server, for its /metrics")
+    options.add_argument("--limited-key", help="a key with a token budget of a few thousand, to be used up")
     options.add_argument("--body-limit-bytes", type=int, default=33554432)
     options.add_argument("--direct", action="store_true")
     options = options.parse_args()

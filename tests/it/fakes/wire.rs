@@ -10,13 +10,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long any one read may take.
+/// How long any one read may take, unless a test says otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection.
 pub struct Wire {
     socket: TcpStream,
     unread: Vec<u8>,
+    patience: Duration,
 }
 
 /// An answer, read to its end.
@@ -66,7 +67,15 @@ impl Wire {
         Ok(Self {
             socket,
             unread: Vec::new(),
+            patience: PATIENCE,
         })
+    }
+
+    /// The same, for answers that take longer.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Sends a request; a body gets its length.
@@ -126,7 +135,13 @@ impl Wire {
 
     /// Reads an answer to its end, proper or not.
     pub async fn reply(&mut self) -> io::Result<Reply> {
-        let Head { status, headers } = self.head().await?;
+        let head = self.head().await?;
+        self.body(head).await
+    }
+
+    /// Reads what follows a head.
+    pub async fn body(&mut self, head: Head) -> io::Result<Reply> {
+        let Head { status, headers } = head;
         let mut reply = Reply {
             status,
             headers,
@@ -180,7 +195,8 @@ impl Wire {
     }
 
     async fn fill(&mut self) -> io::Result<usize> {
-        let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.unread)).await;
+        let read =
+            tokio::time::timeout(self.patience, self.socket.read_buf(&mut self.unread)).await;
         read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }

@@ -16,6 +16,9 @@ pub struct Behaviour {
     pub head_delay: Duration,
     /// Time that each token takes, the first too.
     pub token_delay: Duration,
+    /// Makes its tokens whether or not anybody reads them, and goes on for so long after the client
+    /// has gone, as an engine does. Else tokens are made as they are read.
+    pub ahead: Option<Duration>,
     /// A fixed answer in place of any generation.
     pub answer: Option<Answer>,
     /// What goes wrong on the way.
@@ -182,6 +185,7 @@ impl Behaviour {
             "text" => self.text = Some(value.to_owned()),
             "head_delay_ms" => self.head_delay = delay()?,
             "delay_ms" => self.token_delay = delay()?,
+            "ahead_ms" => self.ahead = Some(delay()?),
             "finish" => self.finish_reason = Some(value.to_owned()),
             "cached" => self.cached_tokens = Some(value.parse().map_err(|_| ())?),
             "no_usage" => self.no_usage = true,

@@ -68,6 +68,11 @@ impl Call {
         self.header("x-request-id")
     }
 
+    /// Whether the engine may still work on it: it took it, and there is no end yet.
+    pub fn is_under_way(&self) -> bool {
+        self.prompt_tokens > 0 && self.end == End::Running
+    }
+
     /// Whether the whole answer went out.
     pub fn finished(&self) -> bool {
         matches!(self.end, End::Finished(_))

@@ -5,6 +5,7 @@
 //! It is a stand-in, not a model, and it knows nothing of the gateway.
 
 mod agent;
+mod ahead;
 mod ask;
 mod behaviour;
 mod chat;

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 
+use super::ahead;
 use super::behaviour::{Behaviour, Fault};
 use super::journal::{End, Entry};
 use super::plan::{Body, Event, Plan};
@@ -35,7 +36,7 @@ enum Beat {
 pub async fn play(
     mut plan: Plan,
     behaviour: &Behaviour,
-    entry: Entry,
+    mut entry: Entry,
 ) -> Result<Response<Answer>, io::Error> {
     match behaviour.fault {
         Fault::HangUpBeforeHead => {
@@ -49,28 +50,39 @@ pub async fn play(
     entry.note(|call| call.prompt_tokens = plan.prompt_tokens);
     let beats = match std::mem::replace(&mut plan.body, Body::Stream(Vec::new())) {
         Body::Plain { bytes, tokens } => {
-            generate(&entry, tokens, behaviour.token_delay).await;
+            let pace = behaviour.token_delay;
+            let made = generate(entry, tokens, pace);
+            entry = match behaviour.ahead {
+                Some(lag) => ahead::finish(made, lag).await?,
+                None => made.await,
+            };
             plain(&mut plan, bytes, &behaviour.fault)
         }
         Body::Stream(events) => streamed(events, &plan.failure, behaviour),
     };
     entry.note(|call| call.status = Some(plan.status));
-    Ok(respond(&mut plan, beats, entry))
+    Ok(respond(&mut plan, beats, entry, behaviour.ahead))
 }
 
 /// A plain answer's head comes with its last token.
-async fn generate(entry: &Entry, tokens: u64, delay: Duration) {
+async fn generate(entry: Entry, tokens: u64, delay: Duration) -> Entry {
     if delay.is_zero() {
         entry.note(|call| call.completion_tokens = tokens);
-        return;
+        return entry;
     }
     for made in 1..=tokens {
         tokio::time::sleep(delay).await;
         entry.note(|call| call.completion_tokens = made);
     }
+    entry
 }
 
-fn respond(plan: &mut Plan, beats: Beats, entry: Entry) -> Response<Answer> {
+fn respond(
+    plan: &mut Plan,
+    beats: Beats,
+    entry: Entry,
+    ahead: Option<Duration>,
+) -> Response<Answer> {
     let body = match beats {
         Beats::Whole(bytes) => {
             entry.close(End::Finished(Instant::now()));
@@ -80,7 +92,13 @@ fn respond(plan: &mut Plan, beats: Beats, entry: Entry) -> Response<Answer> {
                 .map_err(|never: Infallible| match never {})
                 .boxed_unsync()
         }
-        Beats::Paced(beats) => StreamBody::new(frames(beats, entry)).boxed_unsync(),
+        Beats::Paced(beats) => {
+            let frames = frames(beats, entry);
+            match ahead {
+                Some(lag) => StreamBody::new(ahead::run(frames, lag)).boxed_unsync(),
+                None => StreamBody::new(frames).boxed_unsync(),
+            }
+        }
     };
     let mut response = Response::new(body);
     *response.status_mut() = plan.status.try_into().unwrap_or(http::StatusCode::OK);

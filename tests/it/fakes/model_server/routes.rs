@@ -322,7 +322,9 @@ fn metrics(model: &str, calls: &[Call]) -> String {
             .filter(|call| call.prompt_tokens > 0 && end(call))
             .count() as u64
     };
+    let running = calls.iter().filter(|call| call.is_under_way()).count() as u64;
     let rows = [
+        ("num_requests_running", "", running),
         ("prompt_tokens_total", "", sum(|call| call.prompt_tokens)),
         (
             "generation_tokens_total",

@@ -14,7 +14,7 @@ const OF_SERVICE: [&str; 4] = [
     "run.googleapis.com/launch-stage",
     "run.googleapis.com/description",
 ];
-const OF_REVISION: [&str; 9] = [
+const OF_REVISION: [&str; 10] = [
     "autoscaling.knative.dev/minScale",
     "autoscaling.knative.dev/maxScale",
     "run.googleapis.com/cpu-throttling",
@@ -24,6 +24,7 @@ const OF_REVISION: [&str; 9] = [
     "run.googleapis.com/gpu-zonal-redundancy-disabled",
     "run.googleapis.com/network-interfaces",
     "run.googleapis.com/vpc-access-egress",
+    "run.googleapis.com/cloudsql-instances",
 ];
 const GPU: &str = "nvidia.com/gpu";
 const ACCELERATOR: &str = "run.googleapis.com/accelerator";
