@@ -6,6 +6,7 @@ mod answers;
 mod bad_input;
 mod bad_wire;
 mod bq;
+mod budget_store;
 mod calls;
 mod check;
 mod cloud;
