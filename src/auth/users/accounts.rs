@@ -55,9 +55,7 @@ impl Users {
         let user = NewUser {
             name: &name,
             password_hash: &password_hash,
-            token_limit: new
-                .token_limit
-                .unwrap_or(self.accounts.default_token_limit),
+            token_limit: new.token_limit.unwrap_or(self.accounts.default_token_limit),
             limit_is_admins: new.admin.is_some() && new.token_limit.is_some(),
             key: NewKey {
                 hash: key_hash.as_bytes(),
@@ -163,12 +161,7 @@ impl Users {
     ///
     /// # Errors
     /// `not_found`, `invalid_request`, `store_unavailable`.
-    pub async fn set_limit(
-        &self,
-        admin: &str,
-        name: &str,
-        limit: u64,
-    ) -> Result<Arc<User>, Error> {
+    pub async fn set_limit(&self, admin: &str, name: &str, limit: u64) -> Result<Arc<User>, Error> {
         check_limit(limit, 1, MOST_TOKENS)?;
         let id = self.id_of(name).await?;
         let row = answered(self.store.set_token_limit(id, limit, true)).await?;

@@ -120,7 +120,10 @@ impl Users {
             accounts,
         };
         if let Err(cause) = users.maker.get(&users.store).await {
-            tracing::warn!(cause, "keys of users are not known until the database answers");
+            tracing::warn!(
+                cause,
+                "keys of users are not known until the database answers"
+            );
         }
         Ok(users)
     }
@@ -182,7 +185,11 @@ impl Users {
         let mut user = self.directory.user(id).await?.ok_or_else(token::invalid)?;
         if claims.generation() > user.generation {
             // Made by another instance after a change that is not known here.
-            user = self.directory.user_anew(id).await?.ok_or_else(token::invalid)?;
+            user = self
+                .directory
+                .user_anew(id)
+                .await?
+                .ok_or_else(token::invalid)?;
         }
         check_enabled(&user)?;
         if claims.generation() != user.generation {

@@ -35,7 +35,9 @@ mod tests {
         assert_eq!(fold("Ann.B_c@d-9").as_deref(), Some("ann.b_c@d-9"));
         assert_eq!(fold(&"x".repeat(64)).map(|name| name.len()), Some(64));
         let long = "x".repeat(65);
-        for text in ["", " ", "a b", "ä", "ann\n", "ann\0", "K", "'--", "a/b", &long] {
+        for text in [
+            "", " ", "a b", "ä", "ann\n", "ann\0", "K", "'--", "a/b", &long,
+        ] {
             assert_eq!(fold(text), None, "{text:?}");
             assert_eq!(check(text).unwrap_err().field(), Some("username"));
         }

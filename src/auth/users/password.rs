@@ -86,7 +86,11 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| busy())?;
+        let place = self
+            .places
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| busy())?;
         let turn = self.turns.clone().acquire_owned().await.map_err(failed)?;
         self.hashed.fetch_add(1, Ordering::Relaxed);
         let work = self.tasks.spawn_blocking(move || {
@@ -106,7 +110,8 @@ pub fn check(password: &str, param: &'static str) -> Result<(), Error> {
     if (LEAST_BYTES..=MOST_BYTES).contains(&password.len()) {
         return Ok(());
     }
-    let text = "a password must be at least eight and at most a thousand and twenty-four bytes long";
+    let text =
+        "a password must be at least eight and at most a thousand and twenty-four bytes long";
     Err(Error::new(Code::InvalidRequest, text).param(param))
 }
 
@@ -173,7 +178,12 @@ mod tests {
         let passwords = Passwords::new();
         assert!(!passwords.matches("any password", None).await.unwrap());
         assert_eq!(passwords.hashed(), 1);
-        assert!(!passwords.matches("any password", Some(NOBODYS)).await.unwrap());
+        assert!(
+            !passwords
+                .matches("any password", Some(NOBODYS))
+                .await
+                .unwrap()
+        );
         assert_eq!(passwords.hashed(), 2);
     }
 

@@ -265,7 +265,11 @@ mod tests {
             assert_eq!(fail(&throttle, "ann", "10.0.0.1"), None);
         }
         tokio::time::advance(Duration::from_secs(60)).await;
-        throttle.begin("ann", ip("10.0.0.1")).ok().unwrap().succeed();
+        throttle
+            .begin("ann", ip("10.0.0.1"))
+            .ok()
+            .unwrap()
+            .succeed();
         assert_eq!(wait(&throttle, "ann", "10.0.0.1"), None);
         assert_eq!(fail(&throttle, "ann", "10.0.0.1"), None);
         assert_eq!(wait(&throttle, "ann", "10.0.0.1"), None);

@@ -247,7 +247,13 @@ mod tests {
         let head = token.split('.').next().unwrap();
         let forged = format!("{head}.{}.{signature}", coded(&other));
         assert_eq!(code(&forged), Some(Code::InvalidToken));
-        for text in ["", "a.b.c", "eyJ.eyJ.eyJ", &token[1..], &format!("{token}A")] {
+        for text in [
+            "",
+            "a.b.c",
+            "eyJ.eyJ.eyJ",
+            &token[1..],
+            &format!("{token}A"),
+        ] {
             assert_eq!(code(text), Some(Code::InvalidToken), "{text}");
         }
     }
