@@ -111,7 +111,8 @@ pub async fn tokens(
     let reservation = reservation
         .map_err(|refused| purse.refuse(refused, "has too little left for this call"))?;
     let lowered = lowered(&bound, reservation.tokens());
-    if let Some(output) = lowered {
+    // Also what is all that was asked: nothing on the way may raise it or leave it out.
+    if let Some(output) = lowered.or(bound.output) {
         request.cap_output(output);
     }
     Ok(Some(Held {
