@@ -41,5 +41,6 @@ mod starting;
 mod tidy;
 mod usage;
 mod usage_bigquery;
+mod users;
 mod waiting;
 mod walk;
