@@ -14,7 +14,7 @@ mod refused;
 mod ring;
 mod schedule;
 mod source;
-mod users;
+pub(crate) mod users;
 
 pub use key::{ApiKey, KeyHash};
 pub use keyset::{KeyEntry, KeySet, PreviousKey, Rejected};

@@ -16,12 +16,12 @@ pub use args::KeysArgs;
 use std::io::{self, Write};
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::error::ErrorKind;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use super::refuse;
 use crate::auth::{ApiKey, KeyHash, Rejected};
 use crate::config::{Database, Paths};
 use args::{AddArgs, Verb};
@@ -285,11 +285,6 @@ fn show(key: &ApiKey, out: &mut impl Write) -> anyhow::Result<()> {
 
 fn no_such_name(name: &str) -> anyhow::Error {
     anyhow!("there is no key named {name}; `tollgate keys list` shows all")
-}
-
-/// An error that ends the program as wrong flags do.
-fn refuse(words: &str) -> anyhow::Error {
-    clap::Error::raw(ErrorKind::InvalidValue, format!("{words}\n")).into()
 }
 
 fn time_text(time: OffsetDateTime) -> anyhow::Result<String> {

@@ -5,9 +5,11 @@ mod flags;
 mod keys;
 mod serve;
 mod usage;
+mod users;
 
 use std::io::{self, Write};
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Paths};
@@ -23,6 +25,7 @@ Examples:
   tollgate                                     serve; the model server is on port 8001
   tollgate serve --port 8080 --vllm-endpoint http://10.0.0.5:8000
   tollgate check                               print the effective configuration, secrets as stars
+  tollgate users add ada                       make a user; its API key is printed once
   tollgate usage --by key --since 7d           what was used
   tollgate keys rotate ci --project my-project --secret vllm-api-keys
                                                a new key in Secret Manager; the old one works on for a day
@@ -48,6 +51,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Add, list, rotate and revoke API keys
     Keys(keys::KeysArgs),
+    /// Make, list, limit and disable users
+    Users(users::UsersArgs),
     /// Report what was used
     Usage(usage::Args),
 }
@@ -64,6 +69,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Serve(args) => block_on(serve::run(args)),
         Verb::Check(args) => block_on(check::run(args)),
         Verb::Keys(args) => block_on(keys::run(args, Paths::load()?)),
+        Verb::Users(args) => block_on(users::run(args, Paths::load()?)),
         Verb::Usage(args) => block_on(usage::run(args, Paths::load()?)),
     }
 }
@@ -97,6 +103,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;
     Ok(())
+}
+
+/// An error that ends the program as wrong flags do.
+fn refuse(words: &str) -> anyhow::Error {
+    clap::Error::raw(ErrorKind::InvalidValue, format!("{words}\n")).into()
 }
 
 fn is_broken_pipe(failure: &anyhow::Error) -> bool {

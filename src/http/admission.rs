@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::hold::Hold;
+use super::hold::{Count, Hold};
 use crate::auth::Principal;
-use crate::budget::{Ending, Known};
+use crate::budget::Ending;
 use crate::error::{Code, Error};
-use crate::upstream::{Passage, Progress, Request, Tokens};
+use crate::upstream::{Passage, Progress, Request};
 use crate::usage::{CountedBy, Outcome, UsageRecord};
 
 /// An admitted call. Until something else is said it is one that the client left before the head.
@@ -21,7 +21,7 @@ pub struct Admission {
     started: Instant,
     progress: Arc<Progress>,
     hold: Hold,
-    known: Known,
+    count: Option<Count>,
 }
 
 /// What the request says of itself, for the row.
@@ -94,7 +94,7 @@ impl Admission {
             started: caller.started,
             progress: Arc::default(),
             hold,
-            known: Known::Nothing,
+            count: None,
         })
     }
 
@@ -135,24 +135,14 @@ impl Admission {
         self.end(outcome, Some(error.code().as_str().to_owned()));
     }
 
-    /// What the call used, as far as it is known. A running count may have gone on `unseen` for so
-    /// long.
-    pub fn count(&mut self, tokens: Tokens, counted_by: CountedBy, unseen: Duration) {
-        let total = tokens.prompt.saturating_add(tokens.completion);
-        self.known = match counted_by {
-            CountedBy::Engine => Known::Final(total),
-            CountedBy::Running => Known::Running {
-                tokens: total,
-                unseen,
-            },
-            // A guess bounds nothing.
-            CountedBy::Estimate | CountedBy::None => Known::Nothing,
-        };
+    /// What the call used, as far as it is known.
+    pub fn count(&mut self, count: Count) {
+        self.count = Some(count);
         self.change(|record| {
-            record.prompt_tokens = tokens.prompt;
-            record.cached_tokens = tokens.cached;
-            record.completion_tokens = tokens.completion;
-            record.counted_by = counted_by;
+            record.prompt_tokens = count.tokens.prompt;
+            record.cached_tokens = count.tokens.cached;
+            record.completion_tokens = count.tokens.completion;
+            record.counted_by = count.counted_by;
         });
     }
 
@@ -199,7 +189,7 @@ impl Drop for Admission {
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
         let passage = self.progress.so_far();
-        record.budget = hold.settle(ending(&passage), self.known, &record);
+        record.budget = hold.settle(ending(&passage), self.count);
         record.attempts = passage.attempts;
         record.wait_ms = passage.wait_ms;
         record.served_model = passage.served_model;

@@ -8,11 +8,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::form;
 use crate::auth::Principal;
 use crate::error::{Code, Error};
-use crate::upstream::{Asked, Endpoint, Object, Payload, Request};
+use crate::upstream::{Asked, DECISIVE, Endpoint, Object, Payload, Request};
 
 /// Members that steer vLLM's scheduler and internals.
 const ADMIN_MEMBERS: [&str; 3] = ["priority", "request_id", "kv_transfer_params"];
 /// Members that the gateway acts on: none may stand twice, for parsers differ in which one counts.
+/// Nor may those that say what a call can cost.
 const ACTED_ON: [&str; 15] = [
     "model",
     "stream",
@@ -94,6 +95,7 @@ pub fn parse(
         allowed: principal.models().map(<[String]>::to_vec),
         stream: said.stream,
         asked: said.asked,
+        cap: None,
         held,
     })
 }
@@ -135,7 +137,7 @@ fn parse_json(endpoint: Endpoint, body: Bytes, is_admin: bool) -> Result<Said, E
 }
 
 fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<(), Error> {
-    for name in ACTED_ON {
+    for name in ACTED_ON.into_iter().chain(DECISIVE) {
         if object.repeats(name) {
             return Err(Error::new(
                 Code::InvalidRequest,

@@ -1,22 +1,35 @@
 //! What an admitted call holds of its principal's limits: a share of the minute, a place among the
 //! principal's calls, tokens of the budget. All or nothing: what a refused call took goes back.
 
+use std::time::Duration;
+
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Gateway;
 use super::{rates, reserve};
 use crate::auth::Principal;
-use crate::budget::{Ending, Known, MinuteShare, Used, charge};
+use crate::budget::{Ending, Known, MinuteShare, Pace, Used, charge};
 use crate::error::Error;
 use crate::telemetry::log::{self, Reserved};
-use crate::upstream::Request;
-use crate::usage::{Charged, UsageRecord};
+use crate::upstream::{Bound, Request, Tokens};
+use crate::usage::{Charged, CountedBy};
+
+/// The best count of a call's tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    pub tokens: Tokens,
+    pub counted_by: CountedBy,
+    /// Of a running count: the sequences that it is of, and how long the engine may have gone on
+    /// since.
+    pub sequences: u64,
+    pub unseen: Duration,
+}
 
 /// What a call holds; nothing where nothing is limited.
 #[derive(Default)]
 pub struct Hold {
-    /// The calls of this route are counted in tokens.
-    is_counted: bool,
+    /// The most that the call may cost; `None` where nothing asks for it.
+    bound: Option<Bound>,
     minute: Option<MinuteShare>,
     _slot: Option<OwnedSemaphorePermit>,
     tokens: Option<reserve::Held>,
@@ -36,7 +49,7 @@ impl Hold {
         let slot = rates::slot(gateway, principal).await?;
         let tokens = reserve::tokens(gateway, principal, request, bound).await?;
         Ok(Self {
-            is_counted: request.endpoint.uses_tokens(),
+            bound,
             minute,
             _slot: slot,
             tokens,
@@ -62,24 +75,24 @@ impl Hold {
     }
 
     /// The call has ended: charges what it cost, and gives the rest back.
-    pub fn settle(self, ending: Ending, known: Known, record: &UsageRecord) -> Option<Charged> {
-        let total = record
-            .prompt_tokens
-            .saturating_add(record.completion_tokens);
+    pub fn settle(self, ending: Ending, count: Option<Count>) -> Option<Charged> {
+        let tokens = count.map(|count| count.tokens).unwrap_or_default();
+        let total = tokens.prompt.saturating_add(tokens.completion);
         if let Some(share) = self.minute {
             share.settle(total);
         }
         let reservation = self.tokens?.reservation;
         let slip = reservation.slip();
-        let charge = match &slip {
-            None => total,
-            Some(_) if !self.is_counted => 0,
-            Some(_) => charge(ending, known, reservation.tokens()),
+        let charge = match (&slip, &self.bound) {
+            (None, _) => total,
+            // A route that uses none.
+            (Some(_), None) => 0,
+            (Some(_), Some(bound)) => charge(ending, known(bound, count), reservation.tokens()),
         };
         reservation.settle(Used {
             charge,
-            prompt_tokens: record.prompt_tokens,
-            completion_tokens: record.completion_tokens,
+            prompt_tokens: tokens.prompt,
+            completion_tokens: tokens.completion,
         });
         slip.map(|slip| Charged {
             lease: slip.lease,
@@ -93,5 +106,26 @@ impl Hold {
         if let Some(held) = self.tokens {
             held.reservation.release();
         }
+    }
+}
+
+/// What a count says of the engine's own. A guess says nothing, nor does a count of some of the
+/// sequences.
+fn known(bound: &Bound, count: Option<Count>) -> Known {
+    let Some(count) = count else {
+        return Known::Nothing;
+    };
+    let engine = bound.counted(count.tokens);
+    match (count.counted_by, engine) {
+        (CountedBy::Engine, Some(tokens)) => Known::Final(tokens),
+        (CountedBy::Running, Some(tokens)) if count.sequences >= bound.sequences => {
+            Known::Running {
+                tokens,
+                sequences: count.sequences,
+                pace: Pace::default(),
+                unseen: count.unseen,
+            }
+        }
+        _ => Known::Nothing,
     }
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::body::Answer;
 use super::route::Route;
 use super::{Gateway, reply};
-use crate::telemetry::metrics::{CONTENT_TYPE, Gauges};
+use crate::budget::Budgets;
+use crate::telemetry::metrics::{BudgetGauges, CONTENT_TYPE, Gauges};
 use crate::upstream::State;
 
 /// Routes of the listener for scrapers.
@@ -84,6 +85,7 @@ pub fn metrics(gateway: &Gateway) -> Answer {
         key_set_confirmed_at: keys.confirmed_at,
         key_set_fetches_failed_total: keys.fetches_failed,
         key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
+        budgets: gateway.budgets.as_ref().map(budget_gauges),
         upstream_up: gateway
             .upstream
             .targets()
@@ -96,6 +98,18 @@ pub fn metrics(gateway: &Gateway) -> Answer {
         CONTENT_TYPE,
         gateway.metrics.encode(&gauges),
     )
+}
+
+fn budget_gauges(budgets: &Budgets) -> BudgetGauges {
+    let status = budgets.status();
+    BudgetGauges {
+        leased_tokens: status.leased,
+        reserved_tokens: status.reserved,
+        untold_tokens: status.untold,
+        exchanges_total: status.exchanges,
+        exchanges_failed_total: status.failed,
+        store_statements_total: 0,
+    }
 }
 
 fn wide(count: usize) -> u64 {

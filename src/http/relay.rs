@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::admission::{Admission, shutting_down};
 use super::body::Body;
+use super::hold::Count;
 use super::reply;
 use super::view::{View, is_event_stream};
 use crate::config::Limits;
@@ -329,8 +330,12 @@ impl Relay {
     /// Writes down what is known of the tokens by now.
     fn note_tokens(&mut self) {
         if let Some((tokens, counted_by)) = self.view.tokens() {
-            let unseen = self.caught_up.elapsed();
-            self.admission.count(tokens, counted_by, unseen);
+            self.admission.count(Count {
+                tokens,
+                counted_by,
+                sequences: self.view.sequences(),
+                unseen: self.caught_up.elapsed(),
+            });
         }
     }
 }

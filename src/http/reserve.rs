@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Gateway;
 use crate::auth::{Principal, Who};
 use crate::budget::{Allowance, Budgets, Need, Period, Refused, Reservation};
@@ -24,7 +26,7 @@ const NOTHING: Need = Need { least: 0, most: 0 };
 /// Tokens held for a call.
 pub struct Held {
     pub reservation: Reservation,
-    /// The output of each sequence was lowered to this.
+    /// The output of each sequence was lowered to this, or set where nothing else bounds it.
     pub lowered: Option<u64>,
 }
 
@@ -104,19 +106,22 @@ pub async fn tokens(
                 least: bound.total(bound.least_output),
                 most: most(&bound),
             };
-            purse.reserve(need, PATIENCE).await
+            let began = Instant::now();
+            let waited = purse.reserve(need, PATIENCE).await;
+            gateway.metrics.waited_for_tokens(began.elapsed());
+            waited
         }
         at_once => at_once,
     };
     let reservation = reservation
         .map_err(|refused| purse.refuse(refused, "has too little left for this call"))?;
-    let lowered = lowered(&bound, reservation.tokens());
-    if let Some(output) = lowered {
+    let output = granted(&bound, reservation.tokens());
+    if let Some(output) = output {
         request.cap_output(output);
     }
     Ok(Some(Held {
         reservation,
-        lowered,
+        lowered: output.filter(|output| bound.output.is_none_or(|asked| *output < asked)),
     }))
 }
 
@@ -130,15 +135,11 @@ async fn count(gateway: &Gateway, principal: &Principal) -> Option<Held> {
     })
 }
 
-/// The output that each sequence may have with the tokens that were granted, if that is less than
-/// the call asks for, or if nothing else bounds it.
-fn lowered(bound: &Bound, granted: u64) -> Option<u64> {
-    let room = granted.saturating_sub(bound.prompt);
-    let output = room.checked_div(bound.sequences)?;
-    match bound.output {
-        Some(asked) => (output < asked).then_some(output),
-        None => Some(output.min(UNKNOWN_OUTPUT)),
-    }
+/// The output that each sequence may have with so many tokens; `None` where none is generated.
+fn granted(bound: &Bound, tokens: u64) -> Option<u64> {
+    let output = tokens.saturating_sub(bound.prompt);
+    let output = output.checked_div(bound.sequences)?;
+    Some(output.min(bound.output.unwrap_or(UNKNOWN_OUTPUT)))
 }
 
 /// The budget of a limited principal.

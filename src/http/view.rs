@@ -111,6 +111,14 @@ impl View {
         }
     }
 
+    /// How many sequences the running count is of.
+    pub fn sequences(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Events { stream, .. } => stream.running_sequences(),
+        }
+    }
+
     /// The `system_fingerprint` that the stream showed.
     pub fn fingerprint(&self) -> Option<&Bytes> {
         match self {

@@ -156,6 +156,12 @@ impl Choices {
         sum
     }
 
+    /// How many choices have a running count.
+    pub(super) fn running_sequences(&self) -> u64 {
+        let running = self.seen.values().filter(|choice| choice.running.is_some());
+        u64::try_from(running.count()).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn fingerprint(&self) -> Option<&Bytes> {
         self.fingerprint.as_ref()
     }

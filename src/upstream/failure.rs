@@ -71,6 +71,15 @@ pub fn describe(error: reqwest::Error) -> Error {
     .because(error.without_url())
 }
 
+/// Counting routes start no server.
+pub fn asleep() -> Error {
+    Error::new(
+        Code::UpstreamStarting,
+        "counting tokens does not start the model server, which is not running; try again later, after a call that starts it",
+    )
+    .retry_after(Duration::from_secs(30))
+}
+
 /// Whether a refusal is about length, and what made it too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TooLong {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -28,10 +29,11 @@ pub enum Fit {
     Unknown,
 }
 
+/// An upstream's count of a prompt.
 #[derive(Deserialize)]
-struct Counted {
+pub struct Counted {
     #[serde(alias = "input_tokens")]
-    count: u64,
+    pub count: u64,
     max_model_len: Option<u64>,
 }
 
@@ -55,7 +57,7 @@ pub fn may_exceed(request: &Request, known: &Knowledge) -> bool {
 }
 
 /// The context of the model that goes upstream, which may have an alias.
-fn context(request: &Request, known: &Knowledge) -> Option<u64> {
+pub fn context(request: &Request, known: &Knowledge) -> Option<u64> {
     let Payload::Json(object) = &request.payload else {
         return None;
     };
@@ -93,9 +95,13 @@ pub async fn lower(
     Fit::Lowered
 }
 
-/// Takes the bound on the output away, where the upstream cannot count and a chat may do without.
-/// Tells whether there was one.
-pub fn drop_limit(request: &mut Request) -> bool {
+/// Takes the bound on the output away, where the upstream cannot count and a chat may do without:
+/// not if it was granted only so much. Tells whether there was one.
+pub fn drop_limit(request: &mut Request, known: &Knowledge) -> bool {
+    let context = context(request, known);
+    if (request.cap).is_some_and(|cap| context.is_none_or(|context| cap < context)) {
+        return false;
+    }
     let (Endpoint::ChatCompletions, Payload::Json(object)) =
         (request.endpoint, &mut request.payload)
     else {
@@ -126,7 +132,17 @@ async fn count(client: &Client, target: &Target, request: &Request) -> Option<Co
     let Payload::Json(object) = &request.payload else {
         return None;
     };
-    let (route, question) = question(request.endpoint, object)?;
+    let (route, members) = question(request.endpoint, object)?;
+    ask_count(client, target, route, object.only(members)).await
+}
+
+/// Puts a question to one of the counting routes.
+pub async fn ask_count(
+    client: &Client,
+    target: &Target,
+    route: Endpoint,
+    question: Bytes,
+) -> Option<Counted> {
     let token = target.token().await.ok()?;
     let asking = client
         .http
@@ -144,10 +160,13 @@ async fn count(client: &Client, target: &Target, request: &Request) -> Option<Co
     }
 }
 
-/// The route that counts a request's prompt, and the part of the request that makes it. Prompts that
-/// are lists, and responses, no route can count.
-fn question(endpoint: Endpoint, object: &Object) -> Option<(Endpoint, bytes::Bytes)> {
-    let (route, members): (Endpoint, &[&str]) = match endpoint {
+/// The route that counts a request's prompt, and the members that make it. Prompts that are lists,
+/// and responses, no route can count.
+pub fn question(
+    endpoint: Endpoint,
+    object: &Object,
+) -> Option<(Endpoint, &'static [&'static str])> {
+    Some(match endpoint {
         Endpoint::ChatCompletions => (
             Endpoint::Tokenize,
             &[
@@ -171,6 +190,5 @@ fn question(endpoint: Endpoint, object: &Object) -> Option<(Endpoint, bytes::Byt
             &["model", "messages", "system", "tools", "tool_choice"],
         ),
         _ => return None,
-    };
-    Some((route, object.only(members)))
+    })
 }

@@ -2,8 +2,8 @@
 //! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -13,9 +13,10 @@ use super::access;
 use super::failure::{self, Refusal, Rejected, TooLong};
 use super::fit::{self, Fit};
 use super::models::{Knowledge, Silence, unknown_model};
+use super::progress::Progress;
 use super::request::Request;
-use super::target::{Busy, Target, lock};
-use super::{Upstream, read_bounded};
+use super::target::{Busy, Target};
+use super::{Endpoint, Upstream, read_bounded};
 use crate::error::{Code, Error};
 use crate::google::Fault;
 
@@ -27,35 +28,6 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts at a target that refuses connections.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(1);
-
-/// What a call has been through so far.
-#[derive(Clone, Default)]
-pub struct Passage {
-    /// Requests sent that carried the call.
-    pub attempts: u32,
-    /// Time spent waiting for a target to come up, in milliseconds.
-    pub wait_ms: u64,
-    /// The model id sent upstream, if it is known.
-    pub served_model: Option<String>,
-    /// The target that was tried last.
-    pub target: Option<Arc<Target>>,
-    /// The engine may have worked on the call: it was sent, and not refused before it began.
-    pub begun: bool,
-}
-
-/// A call's passage, readable when the call itself is gone.
-#[derive(Default)]
-pub struct Progress(Mutex<Passage>);
-
-impl Progress {
-    pub fn so_far(&self) -> Passage {
-        lock(&self.0).clone()
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Passage)) {
-        change(&mut lock(&self.0));
-    }
-}
 
 /// What a call came back with.
 pub enum Answer {
@@ -88,6 +60,10 @@ impl Upstream {
             // No server need be asked, nor woken, for what is refused anyway.
             request.check_allowed(Some(served))?;
         }
+        let wakes = !matches!(request.endpoint, Endpoint::Tokenize | Endpoint::Detokenize);
+        if !wakes && self.targets.iter().all(|target| target.may_sleep()) {
+            return Err(failure::asleep());
+        }
         let mut pause = RETRY_FIRST;
         let waiting_since = Instant::now();
         loop {
@@ -96,6 +72,9 @@ impl Upstream {
             let mut not_here = None;
             let mut no_token = None;
             for target in self.in_turn().iter() {
+                if !wakes && target.may_sleep() {
+                    continue;
+                }
                 progress.note(|passage| passage.target = Some(target.clone()));
                 let (why, may_be_starting) =
                     match self.attempt(&mut request, target, progress).await {
@@ -165,6 +144,7 @@ impl Upstream {
         let served = self.resolve(request.model.as_deref(), &knowledge)?;
         request.check_allowed(served.as_deref())?;
         request.prepare(served.as_deref(), &knowledge);
+        request.write_cap(fit::context(request, &knowledge));
         progress.note(|passage| passage.served_model = served);
         self.send_fitting(request, target, &knowledge, progress)
             .await
@@ -238,7 +218,7 @@ impl Upstream {
         }
         match fit {
             Fit::Lowered => {}
-            Fit::Fits | Fit::Unknown if fit::drop_limit(request) => {}
+            Fit::Fits | Fit::Unknown if fit::drop_limit(request, known) => {}
             // Not the prompt is too long: the upstream's own words say what is.
             Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
                 return Ok(Answer::Refusal(first.refuse()?));

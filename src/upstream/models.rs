@@ -42,6 +42,16 @@ impl Knowledge {
         }
     }
 
+    /// The longest context of all models, if each tells its own.
+    #[must_use]
+    pub fn longest_context(&self) -> Option<u64> {
+        let mut longest = None;
+        for card in self.models.as_deref()? {
+            longest = longest.max(Some(card.max_model_len?));
+        }
+        longest
+    }
+
     /// A model by its id.
     #[must_use]
     pub fn card(&self, id: &str) -> Option<&ModelCard> {

@@ -58,6 +58,14 @@ impl Object {
         self.get(key).filter(|value| *value != "null")
     }
 
+    /// All members with their JSON texts, as they stand.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.members.iter().map(|(key, value)| {
+            let json = std::str::from_utf8(self.raw(value)).unwrap_or_default();
+            (key.as_str(), json)
+        })
+    }
+
     /// Whether a key stands more than once.
     pub fn repeats(&self, key: &str) -> bool {
         self.members

@@ -19,6 +19,8 @@ pub struct Request {
     pub allowed: Option<Vec<String>>,
     pub stream: bool,
     pub asked: Asked,
+    /// The most output of each sequence that was granted; `None` for all.
+    pub cap: Option<u64>,
     /// Stands for the body's bytes among all that are held; goes with them.
     pub held: OwnedSemaphorePermit,
 }

@@ -134,6 +134,14 @@ impl Stream {
         }
     }
 
+    /// How many sequences the running count is of.
+    pub fn running_sequences(&self) -> u64 {
+        match &self.kind {
+            Kind::Choices(choices) => choices.running_sequences(),
+            _ => 0,
+        }
+    }
+
     /// A count of our own: one token per event, and the prompt if the engine told it.
     pub fn estimate(&self) -> Option<Tokens> {
         let known = self.final_usage.unwrap_or_default();

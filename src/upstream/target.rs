@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::access::{self, Access};
+use super::bound::Lessons;
 use super::models::{Knowledge, Silence, ask};
 use crate::google::Fault;
 
@@ -73,6 +74,7 @@ pub struct Target {
     asking: tokio::sync::Mutex<Option<Instant>>,
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
+    lessons: Lessons,
     in_flight: AtomicUsize,
 }
 
@@ -102,6 +104,7 @@ impl Target {
             knowledge: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
+            lessons: Lessons::default(),
             in_flight: AtomicUsize::new(0),
         })
     }
@@ -167,6 +170,25 @@ impl Target {
         Busy(self.clone())
     }
 
+    /// Asking it something starts nothing, and it is likely to answer.
+    pub(super) fn is_warm(&self) -> bool {
+        match self.state() {
+            State::Ready => true,
+            State::Unknown => !self.scales_to_zero(),
+            State::Starting(_) | State::Down => false,
+        }
+    }
+
+    /// It may have to be started for a call.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.scales_to_zero() && self.state() != State::Ready
+    }
+
+    /// What was learnt of the models' templates.
+    pub(super) fn lessons(&self) -> &Lessons {
+        &self.lessons
+    }
+
     pub fn fingerprint(&self) -> Option<Bytes> {
         lock(&self.fingerprint).clone()
     }
@@ -230,6 +252,7 @@ impl Target {
                 // answers the old list is the last known one.
                 let mut knowledge = lock(&self.knowledge);
                 Arc::make_mut(&mut knowledge).asked_at = None;
+                self.lessons.forget();
                 now
             }
         };

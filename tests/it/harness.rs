@@ -92,6 +92,14 @@ impl Gate {
         }
     }
 
+    /// The next process on the same files, with nothing else set; this one must have ended.
+    pub async fn again(&mut self, upstream: &str) -> Self {
+        let other = tempfile::tempdir().expect("a folder");
+        let folder = std::mem::replace(&mut self.folder, other);
+        let command = command(folder.path(), upstream, &[]);
+        Self::run(folder, command).await
+    }
+
     /// A fresh connection.
     pub async fn wire(&self) -> Wire {
         Wire::connect(self.addr).await.expect("a connection")

@@ -5,9 +5,9 @@ mod accounts;
 mod cache;
 mod directory;
 mod flights;
-mod key;
-mod name;
-mod password;
+pub(crate) mod key;
+pub(crate) mod name;
+pub(crate) mod password;
 mod secret_file;
 mod session;
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use super::super::refuse;
 use super::place::Place;
-use super::refuse;
 use super::secret::KeySecret;
 use crate::budget::Period;
 use crate::config::{KeysSource, Paths, SecretRef};

@@ -30,8 +30,21 @@ pub struct Gauges {
     pub key_set_confirmed_at: Option<SystemTime>,
     /// Fetches of the key set that did neither.
     pub key_set_fetches_failed_total: u64,
+    /// `None` without a database.
+    pub budgets: Option<BudgetGauges>,
     /// Base URLs from the configuration, and whether each answers as far as is known.
     pub upstream_up: Vec<(String, bool)>,
+}
+
+/// How the token budgets of this instance stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BudgetGauges {
+    pub leased_tokens: u64,
+    pub reserved_tokens: u64,
+    pub untold_tokens: u64,
+    pub exchanges_total: u64,
+    pub exchanges_failed_total: u64,
+    pub store_statements_total: u64,
 }
 
 /// The whole text. A registry per scrape holds the passing values, so that two scrapes at once
@@ -48,6 +61,9 @@ fn passing(gauges: &Gauges) -> Registry {
     let mut registry = Registry::default();
     describe_rows(&mut registry, &gauges.rows);
     describe_keys(&mut registry, gauges);
+    if let Some(budgets) = &gauges.budgets {
+        describe_budgets(&mut registry, budgets);
+    }
     let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
     for (url, up) in &gauges.upstream_up {
         upstreams
@@ -98,6 +114,47 @@ fn describe_keys(registry: &mut Registry, gauges: &Gauges) {
                     .as_secs_f64(),
             ),
         );
+    }
+}
+
+fn describe_budgets(registry: &mut Registry, budgets: &BudgetGauges) {
+    for (name, help, tokens) in [
+        (
+            "tollgate_budget_tokens_leased",
+            "Tokens that this instance has leased of budgets",
+            budgets.leased_tokens,
+        ),
+        (
+            "tollgate_budget_tokens_reserved",
+            "Of these, held by calls in flight",
+            budgets.reserved_tokens,
+        ),
+        (
+            "tollgate_budget_tokens_untold",
+            "Tokens used that the database has not been told of",
+            budgets.untold_tokens,
+        ),
+    ] {
+        registry.register(name, help, gauge(tokens));
+    }
+    for (name, help, count) in [
+        (
+            "tollgate_budget_exchanges",
+            "Exchanges with the database about budgets",
+            budgets.exchanges_total,
+        ),
+        (
+            "tollgate_budget_exchanges_failed",
+            "Exchanges about budgets that brought no answer",
+            budgets.exchanges_failed_total,
+        ),
+        (
+            "tollgate_store_statements",
+            "Statements sent to the database of users and budgets",
+            budgets.store_statements_total,
+        ),
+    ] {
+        registry.register(name, help, ConstCounter::new(count));
     }
 }
 
@@ -233,6 +290,11 @@ mod tests {
             key_set_version: Some("v7".to_owned()),
             key_set_confirmed_at: Some(UNIX_EPOCH + std::time::Duration::from_secs(7)),
             key_set_fetches_failed_total: 3,
+            budgets: Some(BudgetGauges {
+                leased_tokens: 7,
+                store_statements_total: 9,
+                ..BudgetGauges::default()
+            }),
             upstream_up: vec![("http://h:1".to_owned(), true)],
             ..Gauges::default()
         };
@@ -245,6 +307,9 @@ mod tests {
             "tollgate_key_set_fetches_failed_total 3",
             "tollgate_key_set_confirmed_timestamp_seconds 7.0",
             r#"tollgate_row_writes_total{outcome="refused"} 0"#,
+            "tollgate_budget_tokens_leased 7",
+            "# TYPE tollgate_store_statements_total counter",
+            "tollgate_store_statements_total 9",
             "tollgate_rows_last_written_timestamp_seconds 0.0",
             "# TYPE tollgate_key_set_info gauge",
             r#"tollgate_key_set_info{version="v7"} 1"#,

@@ -17,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-pub use exposition::{CONTENT_TYPE, Gauges};
+pub use exposition::{BudgetGauges, CONTENT_TYPE, Gauges};
 
 use crate::error::Code;
 use crate::usage::{Outcome, UsageRecord};
@@ -36,6 +36,8 @@ const FIRST_BYTE_SECONDS: [f64; 14] = [
 ];
 /// From no wait at all to a cold start.
 const WAIT_SECONDS: [f64; 9] = [0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 240.0];
+/// From one exchange with the database to as long as a call waits for others.
+const BUDGET_WAIT_SECONDS: [f64; 9] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AnswerLabels {
@@ -87,6 +89,7 @@ pub struct Metrics {
     duration: Histogram,
     first_byte: Histogram,
     wait: Histogram,
+    budget_wait: Histogram,
 }
 
 impl Metrics {
@@ -108,6 +111,7 @@ impl Metrics {
             duration: Histogram::new(DURATION_SECONDS),
             first_byte: Histogram::new(FIRST_BYTE_SECONDS),
             wait: Histogram::new(WAIT_SECONDS),
+            budget_wait: Histogram::new(BUDGET_WAIT_SECONDS),
         };
         metrics.register();
         metrics
@@ -136,6 +140,11 @@ impl Metrics {
                 code: code.as_str(),
             })
             .inc();
+    }
+
+    /// A call has waited for tokens, and got some or none.
+    pub fn waited_for_tokens(&self, time: Duration) {
+        self.budget_wait.observe(time.as_secs_f64());
     }
 
     /// A call was admitted; [`Metrics::settled`] must follow once.
@@ -258,6 +267,11 @@ impl Metrics {
             "tollgate_upstream_wait_seconds",
             "Waiting for an upstream that was not ready",
             self.wait.clone(),
+        );
+        registry.register(
+            "tollgate_budget_wait_seconds",
+            "Waiting for tokens of a budget that were not there at once",
+            self.budget_wait.clone(),
         );
         let started = SystemTime::now()
             .duration_since(UNIX_EPOCH)

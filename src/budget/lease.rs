@@ -1,0 +1,230 @@
+//! One lease in memory: how many tokens it holds, what of them is reserved and spent, and what the
+//! store was told. Pure; knows neither budgets nor why somebody wants tokens.
+//!
+//! Always: spent + reserved <= tokens. What an exchange carries has left the lease when the exchange
+//! is made, and the exchange is kept until it is answered: a lost answer is asked for again with
+//! the same number and the same figures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::{Moment, Span};
+use crate::store::{DayUse, Exchange, Exchanged};
+
+/// This long before its end nothing is admitted on a lease any more.
+const LAST: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub id: Arc<str>,
+    pub span: Span,
+    /// Of the last exchange, from 1.
+    number: i64,
+    /// Leased and not yet told to be spent or returned.
+    tokens: u64,
+    reserved: u64,
+    spent: u64,
+    /// Used beside the lease.
+    unleased: u64,
+    days: Vec<DayUse>,
+    /// Calls that have not settled.
+    calls: u64,
+    /// Calls ever admitted on leased tokens.
+    admissions: u64,
+    /// When the last answered exchange was sent.
+    renewed: Option<Moment>,
+    is_charged: bool,
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    exchange: Arc<Exchange>,
+    /// For the first time.
+    sent: Moment,
+}
+
+/// An ended call, as a lease counts it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// What it had reserved of the lease.
+    pub reserved: u64,
+    /// Spent of that.
+    pub spent: u64,
+    /// Used beside the lease.
+    pub unleased: u64,
+    pub day: DayUse,
+}
+
+/// What an exchange is to ask for, beside telling all there is to tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ask {
+    pub returned: u64,
+    pub least: u64,
+    pub most: u64,
+}
+
+impl Lease {
+    pub fn new(span: Span) -> Self {
+        Self {
+            id: uuid::Uuid::now_v7().simple().to_string().into(),
+            span,
+            number: 0,
+            tokens: 0,
+            reserved: 0,
+            spent: 0,
+            unleased: 0,
+            days: Vec::new(),
+            calls: 0,
+            admissions: 0,
+            renewed: None,
+            is_charged: false,
+            under_way: None,
+        }
+    }
+
+    pub fn free(&self) -> u64 {
+        self.tokens.saturating_sub(self.reserved + self.spent)
+    }
+
+    /// Tokens that the store counts as leased to us, as far as we know.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Tokens used and not yet known to be told.
+    pub fn untold(&self) -> u64 {
+        let carried = self.under_way.as_ref().map_or(0, |under_way| {
+            under_way.exchange.spent + under_way.exchange.unleased
+        });
+        self.spent + self.unleased + carried
+    }
+
+    /// Use that the store's count lacks for certain.
+    pub fn uncounted(&self) -> u64 {
+        let spent = if self.is_charged { 0 } else { self.spent };
+        spent + self.unleased
+    }
+
+    pub fn is_in_use(&self) -> bool {
+        self.calls > 0
+    }
+
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Whether there is use to tell.
+    pub fn has_use(&self) -> bool {
+        self.spent > 0 || self.unleased > 0 || !self.days.is_empty()
+    }
+
+    /// Nothing of it is left here nor at the store.
+    pub fn is_over(&self) -> bool {
+        self.calls == 0 && self.tokens == 0 && !self.has_use() && self.under_way.is_none()
+    }
+
+    /// Whether calls may be admitted on it.
+    pub fn is_usable(&self, now: &Moment, life: Duration) -> bool {
+        let in_time = |renewed: &Moment| now.since(renewed) + LAST < life;
+        !self.is_charged && self.renewed.as_ref().is_some_and(in_time)
+    }
+
+    /// Whether it would end under its calls if nobody spoke for it.
+    pub fn needs_renewal(&self, now: &Moment, life: Duration) -> bool {
+        let aged = |renewed: &Moment| now.since(renewed) >= life / 3;
+        let renewed = self.renewed.as_ref();
+        !self.is_charged && self.calls > 0 && self.tokens > 0 && renewed.is_some_and(aged)
+    }
+
+    /// Holds free tokens for a call; returns the number of the admission.
+    pub fn hold(&mut self, tokens: u64) -> u64 {
+        self.reserved += tokens;
+        self.calls += 1;
+        self.admissions += 1;
+        self.admissions
+    }
+
+    /// A call begins whose use is only counted.
+    pub fn begin_unleased(&mut self) {
+        self.calls += 1;
+    }
+
+    /// A call was none.
+    pub fn release(&mut self, reserved: u64) {
+        self.calls = self.calls.saturating_sub(1);
+        self.reserved = self.reserved.saturating_sub(reserved);
+    }
+
+    pub fn end(&mut self, ended: &Ended) {
+        self.release(ended.reserved);
+        self.spent += ended.spent;
+        self.unleased += ended.unleased;
+        let day = ended.day;
+        match self.days.iter_mut().find(|sum| sum.day_ms == day.day_ms) {
+            None => self.days.push(day),
+            Some(sum) => {
+                sum.requests += day.requests;
+                sum.prompt_tokens += day.prompt_tokens;
+                sum.completion_tokens += day.completion_tokens;
+            }
+        }
+    }
+
+    /// The exchange to send now: the one whose answer is missing, or a new one. The returned tokens
+    /// must be free.
+    pub fn exchange(&mut self, party: &Party<'_>, ask: Ask, now: Moment) -> Arc<Exchange> {
+        if let Some(under_way) = &self.under_way {
+            return under_way.exchange.clone();
+        }
+        self.number += 1;
+        let returned = ask.returned.min(self.free());
+        let exchange = Arc::new(Exchange {
+            owner: party.owner.to_owned(),
+            period_start_ms: self.span.start_ms,
+            period_end_ms: self.span.end_ms,
+            limit: party.limit,
+            lease: self.id.to_string(),
+            number: self.number,
+            spent: std::mem::take(&mut self.spent),
+            returned,
+            unleased: std::mem::take(&mut self.unleased),
+            days: std::mem::take(&mut self.days),
+            least: ask.least,
+            most: ask.most,
+            life_ms: i64::try_from(party.life.as_millis()).unwrap_or(i64::MAX),
+        });
+        self.tokens = self.tokens.saturating_sub(exchange.spent + returned);
+        self.under_way = Some(UnderWay {
+            exchange: exchange.clone(),
+            sent: now,
+        });
+        exchange
+    }
+
+    /// What must always hold.
+    #[cfg(test)]
+    pub fn is_sound(&self) -> bool {
+        self.spent + self.reserved <= self.tokens
+    }
+
+    /// The answer to the exchange under way.
+    pub fn answered(&mut self, answer: &Exchanged) {
+        if let Some(under_way) = self.under_way.take() {
+            self.tokens += answer.granted;
+            self.is_charged |= answer.is_charged;
+            self.renewed = Some(under_way.sent);
+        }
+    }
+}
+
+/// Whose exchanges these are.
+pub(super) struct Party<'a> {
+    pub owner: &'a str,
+    pub limit: Option<u64>,
+    pub life: Duration,
+}

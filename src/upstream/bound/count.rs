@@ -1,0 +1,156 @@
+//! What is asked of a warm upstream for the sake of a bound: its template's own tokens, and a
+//! prompt's. Never wakes one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::template::{self, Lesson, Template};
+use super::{Bound, output, prompt::Prompts};
+use crate::upstream::fit;
+use crate::upstream::request::Payload;
+use crate::upstream::target::Target;
+use crate::upstream::{Endpoint, Knowledge, Object, Request, Upstream};
+
+const LEARN_LIMIT: Duration = Duration::from_secs(1);
+const COUNT_LIMIT: Duration = Duration::from_secs(2);
+/// A bound hangs on the list, which may have changed: it is asked again when it is older.
+const LIST_AGE: Duration = Duration::from_mins(1);
+
+/// Members beside the prompt that do not change it. With any other, the count may be of another
+/// prompt than the one that is sent.
+const HARMLESS: [&str; 22] = [
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "min_tokens",
+    "stream",
+    "stream_options",
+    "stop",
+    "seed",
+    "user",
+    "metadata",
+    "logprobs",
+    "top_logprobs",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+    "parallel_tool_calls",
+    "store",
+];
+
+impl Upstream {
+    /// Whether [`Upstream::learn_template`] would ask nobody.
+    #[must_use]
+    pub fn knows_template(&self, request: &Request) -> bool {
+        let mut warm = self.targets.iter().filter(|target| target.is_warm());
+        warm.all(|target| {
+            let known = target.knowledge();
+            let is_fresh = known.asked_at.is_some_and(|at| at.elapsed() < LIST_AGE);
+            is_fresh && self.lesson(target, &known, request).is_none()
+        })
+    }
+
+    /// The model whose template is to be learnt, if it is.
+    fn lesson(&self, target: &Target, known: &Knowledge, request: &Request) -> Option<String> {
+        let needs_template = matches!(
+            request.endpoint,
+            Endpoint::ChatCompletions
+                | Endpoint::Responses
+                | Endpoint::Messages
+                | Endpoint::Embeddings
+        );
+        if !needs_template || known.is_vllm == Some(false) {
+            return None;
+        }
+        let model = self.resolve(request.model.as_deref(), known).ok()??;
+        let is_due = target.lessons().of(&model).is_none_or(Lesson::is_due_again);
+        (is_due && !is_rendered_apart(&model)).then_some(model)
+    }
+
+    /// Finds out what [`Upstream::bound`] needs to know, where a warm upstream can tell: its models
+    /// and its template. Takes a second at most; what was learnt is remembered, also that nothing
+    /// was.
+    pub async fn learn_template(&self, request: &Request) {
+        let lessons = self
+            .targets
+            .iter()
+            .filter(|target| target.is_warm())
+            .map(|target| self.learn_of(target, request));
+        futures_util::future::join_all(lessons).await;
+    }
+
+    async fn learn_of(&self, target: &Arc<Target>, request: &Request) {
+        let began = Instant::now();
+        let known = target
+            .learn_older(&self.client, LEARN_LIMIT, LIST_AGE)
+            .await
+            .unwrap_or_else(|_| target.knowledge());
+        let Some(model) = self.lesson(target, &known, request) else {
+            return;
+        };
+        // Calls that come meanwhile do not ask too: they go by what is assumed.
+        target.lessons().note(&model, Lesson::Failed(began));
+        let name = serde_json::Value::from(model.as_str());
+        let (messages, tool) = (template::MINIMAL, template::MINIMAL_TOOL);
+        let ask = |members: String| {
+            let question = format!("{{\"model\":{name},{members}}}");
+            fit::ask_count(&self.client, target, Endpoint::Tokenize, question.into())
+        };
+        let asked =
+            futures_util::future::join(ask(messages.to_owned()), ask(format!("{messages},{tool}")));
+        let left = LEARN_LIMIT.saturating_sub(began.elapsed());
+        if let Ok((Some(bare), Some(with_tools))) = timeout(left, asked).await {
+            let learnt = Template {
+                bare: bare.count,
+                with_tools: with_tools.count,
+            };
+            target.lessons().note(&model, Lesson::Learnt(learnt));
+        }
+    }
+
+    /// The bound with the prompt as a warm upstream counts it; `None` if none can or may be asked,
+    /// or if it might count another prompt than the one that is sent. Takes two seconds at most.
+    pub async fn counted_bound(&self, request: &Request, bound: &Bound) -> Option<Bound> {
+        let Payload::Json(object) = &request.payload else {
+            return None;
+        };
+        let (route, members) = fit::question(request.endpoint, object)?;
+        let is_exact = object
+            .members()
+            .all(|(key, json)| json == "null" || members.contains(&key) || HARMLESS.contains(&key));
+        if bound.is_untold || !is_exact || !super::prompt::is_text(request.endpoint, object) {
+            return None;
+        }
+        let (target, model) = self.targets.iter().find_map(|target| {
+            let known = target.knowledge();
+            let served = self.resolve(request.model.as_deref(), &known).ok()??;
+            (target.is_warm() && !is_rendered_apart(&served)).then_some((target, served))
+        })?;
+        let mut question = Object::parse(object.only(members)).ok()?;
+        question.set("model", serde_json::Value::from(model).to_string());
+        let asked = fit::ask_count(&self.client, target, route, question.to_bytes());
+        let counted = timeout(COUNT_LIMIT, asked).await.ok()??;
+        let context = self.known_model(request.model.as_deref()).context;
+        let output = output::read(request.endpoint, object, context).ok()?;
+        let prompts = Prompts {
+            count: 1,
+            tokens: counted.count,
+        };
+        let exact = Bound::new(prompts, output, context).ok()?;
+        (exact.prompt < bound.prompt).then_some(exact)
+    }
+}
+
+/// Models for which vLLM writes the prompt itself: its counting route goes by the template, which
+/// then is not what counts.
+fn is_rendered_apart(model: &str) -> bool {
+    let name = model.to_ascii_lowercase();
+    name.contains("gpt-oss") || name.contains("gpt_oss")
+}

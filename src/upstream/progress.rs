@@ -1,0 +1,35 @@
+//! What a call has been through on its way, readable when the call itself is gone. Pure.
+
+use std::sync::{Arc, Mutex};
+
+use super::target::{Target, lock};
+
+/// What a call has been through so far.
+#[derive(Clone, Default)]
+pub struct Passage {
+    /// Requests sent that carried the call.
+    pub attempts: u32,
+    /// Time spent waiting for a target to come up, in milliseconds.
+    pub wait_ms: u64,
+    /// The model id sent upstream, if it is known.
+    pub served_model: Option<String>,
+    /// The target that was tried last.
+    pub target: Option<Arc<Target>>,
+    /// The engine may have worked on the call: it was sent, and not refused before it began.
+    pub begun: bool,
+}
+
+/// A call's passage, readable when the call itself is gone.
+#[derive(Default)]
+pub struct Progress(Mutex<Passage>);
+
+impl Progress {
+    #[must_use]
+    pub fn so_far(&self) -> Passage {
+        lock(&self.0).clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Passage)) {
+        change(&mut lock(&self.0));
+    }
+}
