@@ -1,7 +1,75 @@
 //! Budgets and the leases on them. One exchange settles, returns, renews and grants in one
-//! transaction, by the database's clock.
+//! transaction, by the database's clock. Whatever touches a budget or a lease on it locks the
+//! budget's row first.
 
+use super::lease::{Budget, Lease, Range};
+use super::session::Session;
+use super::value::{Row, Value, stored};
 use super::{Store, StoreError};
+
+const DAY_MS: i64 = 86_400_000;
+/// How long it is remembered that an exchange was applied, after the lease has ended.
+const EMPTY_LEASE_MS: i64 = DAY_MS;
+
+/// Makes or locks the budget's row.
+const LOCK: &str = "\
+INSERT INTO budgets (owner, period_start_ms, used, leased, alerted, alerted_limit) \
+VALUES ($1, $2, 0, 0, 0, 0) \
+ON CONFLICT (owner, period_start_ms) DO UPDATE SET used = budgets.used \
+RETURNING used, leased, alerted, alerted_limit, (SELECT now_ms FROM clock) AS now_ms";
+const WRITE: &str = "\
+UPDATE budgets SET used = $3, leased = $4, alerted = $5, alerted_limit = $6 \
+WHERE owner = $1 AND period_start_ms = $2";
+/// One lease, and those of the budget that have ended without word.
+const LEASES: &str = "\
+SELECT id, owner, period_start_ms, tokens, settled, is_charged, number, granted, passed, \
+expires_at_ms FROM leases WHERE id = $4 \
+OR (owner = $1 AND period_start_ms = $2 AND NOT is_charged AND expires_at_ms <= $3)";
+const CHARGE: &str = "\
+UPDATE leases SET is_charged = TRUE \
+WHERE owner = $1 AND period_start_ms = $2 AND NOT is_charged AND expires_at_ms <= $3";
+const WRITE_LEASE: &str = "\
+INSERT INTO leases (id, owner, period_start_ms, tokens, settled, is_charged, number, granted, \
+passed, expires_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+ON CONFLICT (id) DO UPDATE SET tokens = excluded.tokens, settled = excluded.settled, \
+is_charged = excluded.is_charged, number = excluded.number, granted = excluded.granted, \
+passed = excluded.passed, expires_at_ms = excluded.expires_at_ms";
+const DROP_EMPTY: &str = "\
+DELETE FROM leases WHERE owner = $1 AND period_start_ms = $2 AND tokens = 0 AND expires_at_ms < $3";
+/// A sum that would not fit stays at the highest number.
+macro_rules! add {
+    ($column:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN budget_days.",
+            $column,
+            " > 9223372036854775807 - excluded.",
+            $column,
+            " THEN 9223372036854775807 ELSE budget_days.",
+            $column,
+            " + excluded.",
+            $column,
+            " END"
+        )
+    };
+}
+const ADD_DAY: &str = concat!(
+    "INSERT INTO budget_days (owner, day_ms, requests, prompt_tokens, completion_tokens) \
+     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (owner, day_ms) DO UPDATE SET ",
+    add!("requests"),
+    ", ",
+    add!("prompt_tokens"),
+    ", ",
+    add!("completion_tokens")
+);
+const STANDING: &str = "\
+SELECT now_ms, \
+COALESCE((SELECT used FROM budgets WHERE owner = $1 AND period_start_ms = $2), 0) AS used, \
+COALESCE((SELECT leased FROM budgets WHERE owner = $1 AND period_start_ms = $2), 0) AS leased \
+FROM clock";
+const DAYS: &str = "\
+SELECT day_ms, requests, prompt_tokens, completion_tokens FROM budget_days \
+WHERE owner = $1 AND day_ms >= $2 ORDER BY day_ms";
 
 /// What an instance tells of one lease, and what it wants.
 #[derive(Clone, Debug)]
@@ -10,15 +78,15 @@ pub struct Exchange {
     pub owner: String,
     /// Start of the period in milliseconds since 1970; 0 for a total.
     pub period_start_ms: i64,
-    /// The next period's start: by the database's clock the exchange is refused from then on if it
-    /// asks for tokens. `None` for a total.
+    /// The next period's start: by the database's clock nothing is granted from then on. `None` for
+    /// a total.
     pub period_end_ms: Option<i64>,
     /// Tokens; `None`: nothing is leased, use is only counted.
     pub limit: Option<u64>,
     /// Random id of the lease; made with its first exchange.
     pub lease: String,
-    /// Counts the exchanges of the lease from 1. One that was applied already is answered again
-    /// and not applied twice.
+    /// Counts the exchanges of the lease from 1. The last one may be sent again: it is answered
+    /// again and not applied twice.
     pub number: i64,
     /// Leased tokens that were used since the last exchange.
     pub spent: u64,
@@ -54,7 +122,8 @@ pub struct Exchanged {
     pub used: u64,
     /// Leased in this period, all instances together, this lease too.
     pub leased: u64,
-    /// Added to the lease.
+    /// Added to the lease. With `is_charged` only in an answer that comes again: then these tokens
+    /// are charged too, and may be returned.
     pub granted: u64,
     /// The lease had expired and was charged whole: what was `spent` is in that charge, what is
     /// `returned` is credited. It gets no more tokens.
@@ -79,21 +148,268 @@ pub struct BudgetUse {
 impl Store {
     /// # Errors
     /// When the database does not answer: nothing is known of the outcome, and the same exchange
-    /// may be sent again.
+    /// may be sent again. When an exchange of this lease was left out.
     pub async fn exchange(&self, exchange: &Exchange) -> Result<Exchanged, StoreError> {
-        let _ = exchange;
-        Err(StoreError::absent())
+        self.operate(|| self.try_exchange(exchange)).await
+    }
+
+    async fn try_exchange(&self, exchange: &Exchange) -> Result<Exchanged, StoreError> {
+        let mut session = self.begin().await?;
+        let mut locked =
+            Locked::lock(&mut session, &exchange.owner, exchange.period_start_ms).await?;
+        let mut lease = locked.charge_overdue(&mut session, &exchange.lease).await?;
+        // One that is not there was never made; or it had ended, empty, and is forgotten.
+        let lease = lease.get_or_insert_with(|| Lease {
+            is_charged: exchange.number > 1,
+            number: exchange.number - 1,
+            expires_at_ms: locked.now_ms,
+            ..Lease::default()
+        });
+        if lease.number + 1 == exchange.number {
+            locked.apply(exchange, lease);
+            write_days(&mut session, exchange).await?;
+            locked
+                .write_lease(&mut session, &exchange.lease, lease)
+                .await?;
+            if exchange.number == 1 {
+                locked.drop_empty(&mut session).await?;
+            }
+        } else if lease.number != exchange.number {
+            return Err(StoreError::out_of_order());
+        }
+        locked.write(&mut session).await?;
+        session.end().await?;
+        Ok(Exchanged {
+            now_ms: locked.now_ms,
+            used: locked.budget.used,
+            leased: locked.budget.leased,
+            granted: lease.granted,
+            is_charged: lease.is_charged,
+            expires_at_ms: lease.expires_at_ms,
+            passed: Some(lease.passed).filter(|share| *share > 0),
+        })
     }
 
     /// Use of a budget in the period that began at `period_start_ms`, and its days since
     /// `since_ms`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
     pub async fn budget_use(
         &self,
         owner: &str,
         period_start_ms: i64,
         since_ms: i64,
     ) -> Result<BudgetUse, StoreError> {
-        let _ = (owner, period_start_ms, since_ms);
-        Err(StoreError::absent())
+        self.operate(|| async {
+            let owner = Value::Text(owner);
+            let mut session = self.single().await?;
+            let values = [owner, Value::Int(period_start_ms)];
+            let standing = session.fetch_one(STANDING, &values).await?;
+            let days = session.fetch(DAYS, &[owner, Value::Int(since_ms)]).await?;
+            session.end().await?;
+            let mut found = BudgetUse {
+                days: days.iter().map(DayUse::read).collect::<Result<_, _>>()?,
+                ..BudgetUse::default()
+            };
+            if let Some(row) = standing {
+                found.now_ms = row.int("now_ms")?;
+                found.used = row.count("used")?;
+                found.leased = row.count("leased")?;
+            }
+            Ok(found)
+        })
+        .await
     }
+}
+
+/// A budget whose row is locked.
+pub(super) struct Locked<'e> {
+    owner: &'e str,
+    period_start_ms: i64,
+    pub(super) budget: Budget,
+    was: Budget,
+    /// The database's clock.
+    pub(super) now_ms: i64,
+}
+
+impl<'e> Locked<'e> {
+    pub(super) async fn lock(
+        session: &mut Session<'_>,
+        owner: &'e str,
+        period_start_ms: i64,
+    ) -> Result<Self, StoreError> {
+        let values = [Value::Text(owner), Value::Int(period_start_ms)];
+        let row = session.fetch_one(LOCK, &values).await?;
+        let row = row.ok_or(sqlx::Error::RowNotFound)?;
+        let budget = Budget {
+            used: row.count("used")?,
+            leased: row.count("leased")?,
+            alerted: share(&row, "alerted")?,
+            alerted_limit: row.count("alerted_limit")?,
+        };
+        Ok(Self {
+            owner,
+            period_start_ms,
+            was: budget.clone(),
+            budget,
+            now_ms: row.int("now_ms")?,
+        })
+    }
+
+    /// Charges the leases of the budget that have ended without word; and reads that of this id,
+    /// whether it is among them or not.
+    pub(super) async fn charge_overdue(
+        &mut self,
+        session: &mut Session<'_>,
+        id: &str,
+    ) -> Result<Option<Lease>, StoreError> {
+        let [owner, period] = self.key();
+        let now = Value::Int(self.now_ms);
+        let rows = session
+            .fetch(LEASES, &[owner, period, now, Value::Text(id)])
+            .await?;
+        let (mut found, mut is_any_overdue) = (None, false);
+        for row in &rows {
+            let mut lease = Lease::read(row)?;
+            let is_its = row.text("id")? == id;
+            let is_ours = row.text("owner")? == self.owner
+                && row.int("period_start_ms")? == self.period_start_ms;
+            if is_its && !is_ours {
+                return Err(StoreError::out_of_order());
+            }
+            if !lease.is_charged && lease.expires_at_ms <= self.now_ms {
+                self.budget.charge(&mut lease);
+                is_any_overdue = true;
+            }
+            if is_its {
+                found = Some(lease);
+            }
+        }
+        if is_any_overdue {
+            session.fetch(CHARGE, &[owner, period, now]).await?;
+        }
+        Ok(found)
+    }
+
+    fn apply(&mut self, exchange: &Exchange, lease: &mut Lease) {
+        let limit = exchange.limit;
+        let wanted = Range {
+            least: exchange.least,
+            most: exchange.most,
+        };
+        self.budget.settle(lease, exchange.spent, exchange.returned);
+        self.budget.add_use(exchange.unleased);
+        let is_in_period = exchange.period_start_ms <= self.now_ms
+            && exchange
+                .period_end_ms
+                .is_none_or(|end_ms| self.now_ms < end_ms);
+        lease.granted = match limit {
+            Some(limit) if is_in_period => self.budget.grant(lease, limit, wanted),
+            _ => 0,
+        };
+        let passed = limit.and_then(|limit| self.budget.pass(limit));
+        lease.passed = passed.unwrap_or(0);
+        if !lease.is_charged {
+            lease.expires_at_ms = self.now_ms.saturating_add(exchange.life_ms.max(0));
+        }
+        lease.number = exchange.number;
+    }
+
+    pub(super) async fn write_lease(
+        &self,
+        session: &mut Session<'_>,
+        id: &str,
+        lease: &Lease,
+    ) -> Result<(), StoreError> {
+        let [owner, period] = self.key();
+        let values = [
+            Value::Text(id),
+            owner,
+            period,
+            Value::Int(stored(lease.tokens)),
+            Value::Int(stored(lease.settled)),
+            Value::Bool(lease.is_charged),
+            Value::Int(lease.number),
+            Value::Int(stored(lease.granted)),
+            Value::Int(lease.passed.into()),
+            Value::Int(lease.expires_at_ms),
+        ];
+        session.fetch(WRITE_LEASE, &values).await?;
+        Ok(())
+    }
+
+    pub(super) async fn write(&self, session: &mut Session<'_>) -> Result<(), StoreError> {
+        if self.budget == self.was {
+            return Ok(());
+        }
+        let [owner, period] = self.key();
+        let values = [
+            owner,
+            period,
+            Value::Int(stored(self.budget.used)),
+            Value::Int(stored(self.budget.leased)),
+            Value::Int(self.budget.alerted.into()),
+            Value::Int(stored(self.budget.alerted_limit)),
+        ];
+        session.fetch(WRITE, &values).await?;
+        Ok(())
+    }
+
+    async fn drop_empty(&self, session: &mut Session<'_>) -> Result<(), StoreError> {
+        let [owner, period] = self.key();
+        let before = Value::Int(self.now_ms - EMPTY_LEASE_MS);
+        session.fetch(DROP_EMPTY, &[owner, period, before]).await?;
+        Ok(())
+    }
+
+    fn key(&self) -> [Value<'e>; 2] {
+        [Value::Text(self.owner), Value::Int(self.period_start_ms)]
+    }
+}
+
+/// Days in their order, so that two transactions cannot wait for one another.
+async fn write_days(session: &mut Session<'_>, exchange: &Exchange) -> Result<(), StoreError> {
+    let mut days = exchange.days.clone();
+    days.sort_unstable_by_key(|day| day.day_ms);
+    for day in days {
+        let values = [
+            Value::Text(&exchange.owner),
+            Value::Int(day.day_ms),
+            Value::Int(stored(day.requests)),
+            Value::Int(stored(day.prompt_tokens)),
+            Value::Int(stored(day.completion_tokens)),
+        ];
+        session.fetch(ADD_DAY, &values).await?;
+    }
+    Ok(())
+}
+
+impl Lease {
+    pub(super) fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            tokens: row.count("tokens")?,
+            settled: row.count("settled")?,
+            is_charged: row.flag("is_charged")?,
+            number: row.int("number")?,
+            granted: row.count("granted")?,
+            passed: share(row, "passed")?,
+            expires_at_ms: row.int("expires_at_ms")?,
+        })
+    }
+}
+
+impl DayUse {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            day_ms: row.int("day_ms")?,
+            requests: row.count("requests")?,
+            prompt_tokens: row.count("prompt_tokens")?,
+            completion_tokens: row.count("completion_tokens")?,
+        })
+    }
+}
+
+fn share(row: &Row, column: &str) -> Result<u8, StoreError> {
+    Ok(u8::try_from(row.int(column)?).unwrap_or(0))
 }
