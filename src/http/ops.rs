@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::body::Answer;
 use super::route::Route;
 use super::{Gateway, reply};
+use crate::auth::Users;
 use crate::budget::Budgets;
 use crate::telemetry::metrics::{BudgetGauges, CONTENT_TYPE, Gauges};
 use crate::upstream::State;
@@ -86,6 +87,7 @@ pub fn metrics(gateway: &Gateway) -> Answer {
         key_set_fetches_failed_total: keys.fetches_failed,
         key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
         budgets: gateway.budgets.as_ref().map(budget_gauges),
+        password_hashes_total: gateway.users.as_ref().map(Users::passwords_hashed),
         upstream_up: gateway
             .upstream
             .targets()
