@@ -45,5 +45,6 @@ mod store;
 mod tidy;
 mod usage;
 mod usage_bigquery;
+mod users;
 mod waiting;
 mod walk;
