@@ -108,7 +108,7 @@ fn budget_gauges(budgets: &Budgets) -> BudgetGauges {
         untold_tokens: status.untold,
         exchanges_total: status.exchanges,
         exchanges_failed_total: status.failed,
-        store_statements_total: 0,
+        store_statements_total: status.statements,
     }
 }
 
