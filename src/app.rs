@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{KeyRing, OwnKey, Users};
 use crate::budget::Budgets;
-use crate::config::{Config, SinkKind};
+use crate::config::Config;
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
@@ -53,8 +53,11 @@ impl App {
         let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
         let keys = KeyRing::new(&config.keys, &google, own_key, holds_budgets);
         let instance = identity::complete(config.instance.clone(), &google);
-        let (loaded, instance) = tokio::join!(keys.load(), instance);
+        let store = Store::open(&config.database);
+        let (loaded, instance, store) = tokio::join!(keys.load(), instance, store);
         loaded?;
+        let store = store.context("cannot use the database of users and budgets")?;
+        let store = store.map(Arc::new);
         if let Some(project) = &instance.project {
             log::know_project(project);
         }
@@ -66,7 +69,6 @@ impl App {
             config.instance.on_cloud_run,
             may_show_key,
         )?;
-        let store = Store::open(&config.database).await?.map(Arc::new);
         let users = match &store {
             Some(store) => Some(Users::open(&config, store.clone()).await?),
             None => None,
@@ -75,9 +77,9 @@ impl App {
         let gateway = Gateway {
             keys,
             users,
-            budgets: store.map(|store| Budgets::new(store, lease)),
+            budgets: store.clone().map(|store| Budgets::new(store, lease)),
             upstream,
-            ledger: Arc::new(Ledger::open(&config, &google).await?),
+            ledger: Arc::new(Ledger::open(&config, &google, store.as_deref()).await?),
             metrics: Arc::new(Metrics::new()),
             refusals: RefusalLog::new(),
             bodies: Bodies::new(&config.limits),
@@ -85,7 +87,7 @@ impl App {
             limits: config.limits.clone(),
             instance: config.instance.clone(),
             public_models: config.public_models,
-            has_store: config.usage.sink == SinkKind::Local,
+            store,
             cut: CancellationToken::new(),
         };
         Ok(Self {
@@ -127,6 +129,12 @@ impl App {
         let writing = CancellationToken::new();
         let written = writing.clone();
         tasks.spawn(async move { written.run_until_cancelled(Box::pin(ledger.run())).await });
+        let (settling, settled) = (gateway.clone(), writing.clone());
+        tasks.spawn(async move {
+            if let Some(budgets) = &settling.budgets {
+                settled.run_until_cancelled(Box::pin(budgets.run())).await;
+            }
+        });
         shutdown.await;
         drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
@@ -238,7 +246,15 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());
-    gateway.ledger.drain(left).await;
+    let settle = async {
+        if let Some(budgets) = &gateway.budgets {
+            budgets.drain(left).await;
+        }
+    };
+    tokio::join!(gateway.ledger.drain(left), settle);
+    if let Some(store) = &gateway.store {
+        store.close().await;
+    }
     gateway.keys.close().await;
     if let Some(users) = &gateway.users {
         users.close().await;

@@ -106,15 +106,6 @@ impl Books {
         [&self.exchanges, &self.failed].map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Statements sent to the store.
-    pub fn statements(&self) -> u64 {
-        match &self.source {
-            Source::Store(store) => store.statements(),
-            #[cfg(test)]
-            Source::Model(_) => 0,
-        }
-    }
-
     fn succeed(&self, entry: &Entry) {
         entry.note(None);
         let before = std::mem::take(&mut *lock(&self.silence));

@@ -57,8 +57,6 @@ pub struct Status {
     /// Exchanges with the store so far, and those that failed.
     pub exchanges: u64,
     pub failed: u64,
-    /// Statements sent to the store, for whatever.
-    pub statements: u64,
 }
 
 /// All budgets of this instance.
@@ -147,7 +145,6 @@ impl Budgets {
             owners: entries.len(),
             exchanges,
             failed,
-            statements: self.books.statements(),
             ..Status::default()
         };
         for entry in entries {

@@ -1,10 +1,13 @@
 //! The usage table: rows in, sums out.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use sqlx::Row;
+use sqlx::sqlite::SqlitePool;
 
-use super::{StoreError, UsageTable};
+use super::session::Place;
+use super::{Store, StoreError, sqlite};
 
 /// Takes a JSON array of rows. One statement and one parameter for a whole batch: it is all or
 /// nothing, and a row that is there already stays as it is. `jsonb_each` parses the batch once;
@@ -93,7 +96,59 @@ pub struct Totals {
     pub errors: i64,
 }
 
+/// The embedded usage table, always in a file.
+pub struct UsageTable {
+    pub(super) pool: SqlitePool,
+    /// The connection is the store's.
+    is_shared: bool,
+}
+
 impl UsageTable {
+    /// Opens the file for writing, makes it (and its directory) if missing, and brings its tables up
+    /// to date. A new file is readable by its owner alone.
+    ///
+    /// # Errors
+    /// When the directory or file cannot be made, or is no database.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self {
+            pool: sqlite::open(path).await?,
+            is_shared: false,
+        })
+    }
+
+    /// As [`UsageTable::open`]; if the store is in this file, its connection is used.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_beside(store: Option<&Store>, path: &Path) -> Result<Self, StoreError> {
+        match store.map(|store| &store.place) {
+            Some(Place::Sqlite(pool, file)) if file == path => Ok(Self {
+                pool: pool.clone(),
+                is_shared: true,
+            }),
+            _ => Self::open(path).await,
+        }
+    }
+
+    /// Opens the file for reading, beside a gateway that may be writing it.
+    ///
+    /// # Errors
+    /// [`StoreError::is_missing`] when there is no such file; else when it cannot be read.
+    pub async fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self {
+            pool: sqlite::open_read_only(path).await?,
+            is_shared: false,
+        })
+    }
+
+    /// Closes the file; what was written is then in the one file, without a journal beside it. A
+    /// connection that is the store's stays.
+    pub async fn close(&self) {
+        if !self.is_shared {
+            self.pool.close().await;
+        }
+    }
+
     /// Writes rows, each a JSON object with the columns of `schema/usage.json`. Rows whose
     /// `request_id` is there already are left as they are, so a batch may be sent again.
     ///

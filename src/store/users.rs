@@ -1,10 +1,77 @@
-//! Users, their keys and their refresh tokens.
+//! Users and their keys. Whoever changes what a user's tokens hang on locks the user's row first.
 
+use super::value::{Row, Value, stored};
 use super::{Store, StoreError};
 
+/// Keys of one user that work at the same time; with another one the oldest goes.
+const KEYS: i64 = 5;
+
+/// Columns of a user, in every statement that gives one.
+macro_rules! user {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            " id, name, password_hash, token_limit, limit_is_admins, is_disabled, generation, \
+             created_at_ms, key_prefix ",
+            $after
+        )
+    };
+}
+
+const ADD_USER: &str = user!(
+    "INSERT INTO users (name, password_hash, token_limit, limit_is_admins, is_disabled, generation, \
+     created_at_ms, key_prefix) \
+     VALUES ($1, $2, $3, $4, FALSE, 0, (SELECT now_ms FROM clock), $5) \
+     ON CONFLICT (name) DO NOTHING RETURNING",
+    ""
+);
+const ADD_KEY: &str = "\
+INSERT INTO user_keys (hash, user_id, added_at_ms, expires_at_ms) \
+VALUES ($1, $2, (SELECT now_ms FROM clock), NULL) ON CONFLICT (hash) DO NOTHING";
+const USER: &str = user!("SELECT", "FROM users WHERE id = $1");
+const USER_NAMED: &str = user!("SELECT", "FROM users WHERE name = $1");
+const USER_BY_KEY: &str = user!(
+    "SELECT expires_at_ms,",
+    "FROM user_keys JOIN users ON id = user_id WHERE hash = $1"
+);
+const USERS: &str = user!(
+    "SELECT",
+    "FROM users WHERE name > $1 ORDER BY name LIMIT $2"
+);
+const SET_LIMIT: &str = user!(
+    "UPDATE users SET token_limit = $2, limit_is_admins = $3 WHERE id = $1 RETURNING",
+    ""
+);
+const SET_PASSWORD: &str = user!(
+    "UPDATE users SET password_hash = $2, generation = generation + 1 WHERE id = $1 RETURNING",
+    ""
+);
+const ENABLE: &str = user!(
+    "UPDATE users SET is_disabled = FALSE WHERE id = $1 RETURNING",
+    ""
+);
+const DISABLE: &str = user!(
+    "UPDATE users SET is_disabled = TRUE, generation = generation + 1 WHERE id = $1 RETURNING",
+    ""
+);
+const SET_KEY_PREFIX: &str = user!(
+    "UPDATE users SET key_prefix = $2, generation = generation + 1 WHERE id = $1 RETURNING \
+     (SELECT now_ms FROM clock) AS now_ms,",
+    ""
+);
+const END_KEYS: &str = "\
+UPDATE user_keys SET expires_at_ms = $2 WHERE user_id = $1 AND hash <> $3 \
+AND (expires_at_ms IS NULL OR expires_at_ms > $2)";
+/// Those that have ended, and the oldest if there would be too many.
+const DROP_KEYS: &str = "\
+DELETE FROM user_keys WHERE user_id = $1 AND (expires_at_ms <= $2 OR hash NOT IN \
+(SELECT hash FROM user_keys WHERE user_id = $1 ORDER BY added_at_ms DESC, hash LIMIT $3))";
+const DROP_REFRESH_TOKENS: &str = "DELETE FROM refresh_tokens WHERE user_id = $1";
+
 /// A user as it is stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRow {
+    /// Never given twice.
     pub id: i64,
     /// Case-folded.
     pub name: String,
@@ -47,61 +114,68 @@ pub struct KeyRow {
     pub expires_at_ms: Option<i64>,
 }
 
-/// A refresh token to be stored.
-pub struct NewRefresh<'a> {
-    /// SHA-256 of the token.
-    pub hash: &'a [u8; 32],
-    pub user_id: i64,
-    /// The login that it goes back to: 16 random bytes in hex.
-    pub family: &'a str,
-    /// End of the session, in milliseconds since 1970.
-    pub expires_at_ms: i64,
-}
-
-/// What became of a refresh token that was shown.
-pub enum Refreshed {
-    /// It was good and is now used up; the new one, of the same family and end, is stored.
-    Renewed {
-        user: UserRow,
-        family: String,
-        expires_at_ms: i64,
-    },
-    /// It had been used before: its family is revoked.
-    Reused { user_id: i64 },
-    /// Unknown, expired or revoked.
-    Unknown,
-}
-
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "all have the same: the database does not answer"
+)]
 impl Store {
     /// Makes a user with a key, both or neither; `None` if the name is taken.
-    ///
-    /// # Errors
-    /// When the database does not answer.
     pub async fn add_user(&self, user: NewUser<'_>) -> Result<Option<UserRow>, StoreError> {
-        let _ = user;
-        Err(StoreError::absent())
+        self.operate(|| async {
+            let mut session = self.begin().await?;
+            let values = [
+                Value::Text(user.name),
+                Value::Text(user.password_hash),
+                Value::Int(stored(user.token_limit)),
+                Value::Bool(user.limit_is_admins),
+                Value::Text(user.key.prefix),
+            ];
+            let hash = Value::Bytes(user.key.hash);
+            let added = match session.fetch_one(ADD_USER, &values).await? {
+                Some(row) => {
+                    let added = UserRow::read(&row)?;
+                    session
+                        .fetch(ADD_KEY, &[hash, Value::Int(added.id)])
+                        .await?;
+                    Some(added)
+                }
+                // Nobody else has this key: it was this call, and the answer got lost.
+                None => match session.fetch_one(USER_BY_KEY, &[hash]).await? {
+                    Some(row) => Some(UserRow::read(&row)?).filter(|row| row.name == user.name),
+                    None => None,
+                },
+            };
+            session.end().await?;
+            Ok(added)
+        })
+        .await
     }
 
     pub async fn user(&self, id: i64) -> Result<Option<UserRow>, StoreError> {
-        let _ = id;
-        Err(StoreError::absent())
+        self.one_user(USER, &[Value::Int(id)]).await
     }
 
     pub async fn user_named(&self, name: &str) -> Result<Option<UserRow>, StoreError> {
-        let _ = name;
-        Err(StoreError::absent())
+        self.one_user(USER_NAMED, &[Value::Text(name)]).await
     }
 
     /// One indexed look-up; also finds keys that have expired.
     pub async fn user_by_key(&self, hash: &[u8; 32]) -> Result<Option<KeyRow>, StoreError> {
-        let _ = hash;
-        Err(StoreError::absent())
+        let row = self.read_one(USER_BY_KEY, &[Value::Bytes(hash)]).await?;
+        row.map(|row| {
+            Ok(KeyRow {
+                user: UserRow::read(&row)?,
+                expires_at_ms: row.int_or_null("expires_at_ms")?,
+            })
+        })
+        .transpose()
     }
 
     /// Users by name, `limit` of them after `after`.
     pub async fn users(&self, after: &str, limit: u32) -> Result<Vec<UserRow>, StoreError> {
-        let _ = (after, limit);
-        Err(StoreError::absent())
+        let values = [Value::Text(after), Value::Int(limit.into())];
+        let rows = self.read(USERS, &values).await?;
+        rows.iter().map(UserRow::read).collect()
     }
 
     /// `None` if there is no such user.
@@ -111,8 +185,9 @@ impl Store {
         token_limit: u64,
         is_admins: bool,
     ) -> Result<Option<UserRow>, StoreError> {
-        let _ = (id, token_limit, is_admins);
-        Err(StoreError::absent())
+        let limit = Value::Int(stored(token_limit));
+        let values = [Value::Int(id), limit, Value::Bool(is_admins)];
+        self.one_user(SET_LIMIT, &values).await
     }
 
     /// A new password: all tokens given out so far are void, refresh tokens too.
@@ -121,8 +196,8 @@ impl Store {
         id: i64,
         password_hash: &str,
     ) -> Result<Option<UserRow>, StoreError> {
-        let _ = (id, password_hash);
-        Err(StoreError::absent())
+        let values = [Value::Int(id), Value::Text(password_hash)];
+        self.void_tokens(SET_PASSWORD, &values).await
     }
 
     /// Disables or enables; disabling makes all tokens given out so far void.
@@ -131,8 +206,11 @@ impl Store {
         id: i64,
         is_disabled: bool,
     ) -> Result<Option<UserRow>, StoreError> {
-        let _ = (id, is_disabled);
-        Err(StoreError::absent())
+        if is_disabled {
+            self.void_tokens(DISABLE, &[Value::Int(id)]).await
+        } else {
+            self.one_user(ENABLE, &[Value::Int(id)]).await
+        }
     }
 
     /// A new key; those before it end after `grace_ms` at the latest, and all tokens given out so
@@ -143,25 +221,66 @@ impl Store {
         key: NewKey<'_>,
         grace_ms: i64,
     ) -> Result<Option<UserRow>, StoreError> {
-        let _ = (id, key, grace_ms);
-        Err(StoreError::absent())
+        self.operate(|| async {
+            let mut session = self.begin().await?;
+            let values = [Value::Int(id), Value::Text(key.prefix)];
+            let Some(row) = session.fetch_one(SET_KEY_PREFIX, &values).await? else {
+                session.end().await?;
+                return Ok(None);
+            };
+            let now_ms = row.int("now_ms")?;
+            let end_ms = now_ms.saturating_add(grace_ms.max(0));
+            let (id, now, hash) = (Value::Int(id), Value::Int(now_ms), Value::Bytes(key.hash));
+            let values = [id, Value::Int(end_ms), hash];
+            session.fetch(END_KEYS, &values).await?;
+            let values = [id, now, Value::Int(KEYS - 1)];
+            session.fetch(DROP_KEYS, &values).await?;
+            session.fetch(ADD_KEY, &[hash, id]).await?;
+            session.fetch(DROP_REFRESH_TOKENS, &[id]).await?;
+            session.end().await?;
+            UserRow::read(&row).map(Some)
+        })
+        .await
     }
 
-    /// Keeps the first refresh token of a login.
-    pub async fn add_refresh(&self, token: NewRefresh<'_>) -> Result<(), StoreError> {
-        let _ = token;
-        Err(StoreError::absent())
+    async fn one_user(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Option<UserRow>, StoreError> {
+        let row = self.read_one(sql, values).await?;
+        row.as_ref().map(UserRow::read).transpose()
     }
 
-    /// Uses a refresh token up and puts the next of its family in its place, in one step.
-    pub async fn refresh(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Refreshed, StoreError> {
-        let _ = (hash, next);
-        Err(StoreError::absent())
+    /// Changes a user, whose id comes first, and takes back the refresh tokens.
+    async fn void_tokens(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Option<UserRow>, StoreError> {
+        self.operate(|| async {
+            let mut session = self.begin().await?;
+            let row = session.fetch_one(sql, values).await?;
+            session.fetch(DROP_REFRESH_TOKENS, &values[..1]).await?;
+            session.end().await?;
+            row.as_ref().map(UserRow::read).transpose()
+        })
+        .await
     }
+}
 
-    /// 32 random bytes, the same for everybody who uses this database: keys of users carry a MAC
-    /// made with it.
-    pub async fn mac_key(&self) -> Result<[u8; 32], StoreError> {
-        Err(StoreError::absent())
+impl UserRow {
+    pub(super) fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.int("id")?,
+            name: row.text("name")?,
+            password_hash: row.text("password_hash")?,
+            token_limit: row.count("token_limit")?,
+            limit_is_admins: row.flag("limit_is_admins")?,
+            is_disabled: row.flag("is_disabled")?,
+            generation: row.int("generation")?,
+            created_at_ms: row.int("created_at_ms")?,
+            key_prefix: row.text("key_prefix")?,
+        })
     }
 }

@@ -40,6 +40,7 @@ mod rows;
 mod secret;
 mod smoke;
 mod starting;
+mod store;
 mod tidy;
 mod usage;
 mod usage_bigquery;

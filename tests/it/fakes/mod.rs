@@ -5,6 +5,7 @@ pub mod golden;
 pub mod google;
 pub mod link;
 pub mod model_server;
+pub mod postgres;
 pub mod raw;
 mod tests;
 pub mod wire;
