@@ -44,5 +44,6 @@ mod store;
 mod tidy;
 mod usage;
 mod usage_bigquery;
+mod users;
 mod waiting;
 mod walk;
