@@ -51,13 +51,11 @@ impl Users {
         let stored = NewRefresh {
             hash: refresh_hash.as_bytes(),
             user_id: user.id,
+            generation: user.generation,
             family: &family,
             expires_at_ms: ms_since_1970(login + token::SESSION),
         };
-        answered(self.store.add_refresh(stored)).await?;
-        // What voided all tokens while the password was checked did not see this one yet.
-        let row = answered(self.store.user(user.id)).await?;
-        if row.is_none_or(|row| row.generation != user.generation) {
+        if !answered(self.store.add_refresh(stored)).await? {
             return Err(wrong_credentials());
         }
         Ok(Tokens {
