@@ -1,7 +1,7 @@
 //! Leases that were charged whole because their owner was not heard of in time, what is known of
 //! them later, and the removal of old rows.
 
-use super::budgets::Locked;
+use super::locked::Locked;
 use super::session::Session;
 use super::value::{Row, Value};
 use super::{Store, StoreError};

@@ -6,6 +6,7 @@ mod budgets;
 mod charged;
 mod error;
 mod lease;
+mod locked;
 mod migrations;
 mod postgres;
 mod refresh;
@@ -83,7 +84,10 @@ impl Store {
                 let pool = sqlite::open(path).await?;
                 Self::new(Place::Sqlite(pool, path.clone()))
             }
-            Database::Postgres(url) => Self::new(Place::Postgres(Connections::new(url)?)),
+            Database::Postgres(url) => {
+                let connections = Connections::new(url)?;
+                Self::new(Place::Postgres(Box::new(connections)))
+            }
         };
         match store.prepare().await {
             Err(cause) if cause.is_permanent() => Err(cause),

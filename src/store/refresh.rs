@@ -65,7 +65,10 @@ pub enum Refreshed {
     Unknown,
 }
 
-/// Each is an error when the database does not answer.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "all have the same: the database does not answer"
+)]
 impl Store {
     /// Keeps the first refresh token of a login. False, and nothing is kept, if the user has been
     /// disabled or given new credentials since they were checked.

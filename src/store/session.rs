@@ -14,7 +14,7 @@ use super::{StoreError, sqlite};
 /// Which database it is.
 pub(super) enum Place {
     Sqlite(SqlitePool, PathBuf),
-    Postgres(Connections),
+    Postgres(Box<Connections>),
 }
 
 /// A connection until [`Session::end`]. Dropped before, what was written in it is undone.

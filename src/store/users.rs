@@ -114,7 +114,10 @@ pub struct KeyRow {
     pub expires_at_ms: Option<i64>,
 }
 
-/// Each is an error when the database does not answer.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "all have the same: the database does not answer"
+)]
 impl Store {
     /// Makes a user with a key, both or neither; `None` if the name is taken.
     pub async fn add_user(&self, user: NewUser<'_>) -> Result<Option<UserRow>, StoreError> {
