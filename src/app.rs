@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{KeyRing, OwnKey, Users};
 use crate::budget::Budgets;
-use crate::config::{Config, SinkKind};
+use crate::config::Config;
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
@@ -53,8 +53,11 @@ impl App {
         let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
         let keys = KeyRing::new(&config.keys, &google, own_key, holds_budgets);
         let instance = identity::complete(config.instance.clone(), &google);
-        let (loaded, instance) = tokio::join!(keys.load(), instance);
+        let store = Store::open(&config.database);
+        let (loaded, instance, store) = tokio::join!(keys.load(), instance, store);
         loaded?;
+        let store = store.context("cannot use the database of users and budgets")?;
+        let store = store.map(Arc::new);
         if let Some(project) = &instance.project {
             log::know_project(project);
         }
@@ -66,7 +69,6 @@ impl App {
             config.instance.on_cloud_run,
             may_show_key,
         )?;
-        let store = Store::open(&config.database).await?.map(Arc::new);
         let users = match &store {
             Some(store) => Some(Users::open(&config, store.clone()).await?),
             None => None,
@@ -75,9 +77,9 @@ impl App {
         let gateway = Gateway {
             keys,
             users,
-            budgets: store.map(|store| Budgets::new(store, lease)),
+            budgets: store.clone().map(|store| Budgets::new(store, lease)),
             upstream,
-            ledger: Arc::new(Ledger::open(&config, &google).await?),
+            ledger: Arc::new(Ledger::open(&config, &google, store.as_deref()).await?),
             metrics: Arc::new(Metrics::new()),
             refusals: RefusalLog::new(),
             bodies: Bodies::new(&config.limits),
@@ -85,7 +87,7 @@ impl App {
             limits: config.limits.clone(),
             instance: config.instance.clone(),
             public_models: config.public_models,
-            has_store: config.usage.sink == SinkKind::Local,
+            store,
             cut: CancellationToken::new(),
         };
         Ok(Self {
@@ -239,6 +241,9 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     }
     let left = (began + limit).saturating_duration_since(Instant::now());
     gateway.ledger.drain(left).await;
+    if let Some(store) = &gateway.store {
+        store.close().await;
+    }
     gateway.keys.close().await;
     if let Some(users) = &gateway.users {
         users.close().await;

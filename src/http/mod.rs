@@ -39,6 +39,7 @@ use crate::auth::{KeyRing, Principal, Recognised, Users, presented_key};
 use crate::budget::Budgets;
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
+use crate::store::Store;
 use crate::telemetry::log::{Refusal, RefusalLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Api, Upstream};
@@ -63,8 +64,8 @@ pub struct Gateway {
     pub limits: Limits,
     pub instance: Instance,
     pub public_models: bool,
-    /// Usage goes to a table of this process, beyond its log.
-    pub has_store: bool,
+    /// Asked for its state alone.
+    pub store: Option<Arc<Store>>,
     /// Cancelled when what still runs must end because the process does.
     pub cut: CancellationToken,
 }

@@ -1,6 +1,8 @@
 //! Routes for whoever runs the gateway: what it is, whether it lives, whether it is ready, and its
 //! metrics. They tell what is known and wait for nobody.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -8,6 +10,7 @@ use super::body::Answer;
 use super::route::Route;
 use super::{Gateway, reply};
 use crate::budget::Budgets;
+use crate::store::Store;
 use crate::telemetry::metrics::{BudgetGauges, CONTENT_TYPE, Gauges};
 use crate::upstream::State;
 
@@ -33,14 +36,20 @@ pub fn health() -> Answer {
     )
 }
 
-/// `GET /ready`. Without a key set it also has one fetched, and waits for nothing: a platform that
-/// sends no calls before this is 200 would otherwise wait for ever after one failed fetch.
+/// `GET /ready`. Without a key set it also has one fetched, and a database that does not answer
+/// asked again, and waits for nothing: a platform that sends no calls before this is 200 would
+/// otherwise wait for ever after one failed attempt.
 pub fn ready(gateway: &Gateway) -> Answer {
     let has_keys = gateway.keys.is_loaded();
     if !has_keys {
         gateway.keys.fetch_beside();
     }
-    let status = if has_keys {
+    let store = gateway.store.as_ref();
+    if let Some(store) = store {
+        store.ask_beside();
+    }
+    let is_ready = has_keys && store.is_none_or(|store| store.has_answered());
+    let status = if is_ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -51,10 +60,9 @@ pub fn ready(gateway: &Gateway) -> Answer {
         .map(|target| json!({"state": target.state().as_str()}))
         .collect();
     let body = json!({
-        "status": if has_keys { "ready" } else { "not_ready" },
+        "status": if is_ready { "ready" } else { "not_ready" },
         "keys": if has_keys { "ready" } else { "unknown" },
-        // The embedded table was opened before the listener was.
-        "store": if gateway.has_store { "ready" } else { "none" },
+        "store": store.map_or("none", |store| store.state().as_str()),
         "upstreams": upstreams,
     });
     reply::json(status, &body)
@@ -85,7 +93,11 @@ pub fn metrics(gateway: &Gateway) -> Answer {
         key_set_confirmed_at: keys.confirmed_at,
         key_set_fetches_failed_total: keys.fetches_failed,
         key_set_age_seconds: keys.age.map(|age| age.as_secs_f64()),
-        budgets: gateway.budgets.as_ref().map(budget_gauges),
+        budgets: gateway
+            .budgets
+            .as_ref()
+            .zip(gateway.store.as_ref())
+            .map(budget_gauges),
         upstream_up: gateway
             .upstream
             .targets()
@@ -100,7 +112,7 @@ pub fn metrics(gateway: &Gateway) -> Answer {
     )
 }
 
-fn budget_gauges(budgets: &Budgets) -> BudgetGauges {
+fn budget_gauges((budgets, store): (&Budgets, &Arc<Store>)) -> BudgetGauges {
     let status = budgets.status();
     BudgetGauges {
         leased_tokens: status.leased,
@@ -108,7 +120,7 @@ fn budget_gauges(budgets: &Budgets) -> BudgetGauges {
         untold_tokens: status.untold,
         exchanges_total: status.exchanges,
         exchanges_failed_total: status.failed,
-        store_statements_total: 0,
+        store_statements_total: store.statements(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::UsageRecord;
 use super::row::Origin;
 use crate::config::Config;
 use crate::google::{Fault, Google, Prepared, Verdict};
+use crate::store::Store;
 use crate::telemetry;
 
 pub use self::queue::{Attempts, LedgerStats};
@@ -38,13 +39,21 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the sink. BigQuery is asked nothing yet.
+    /// Opens the sink; the embedded table on the store's connection, if they share a file. BigQuery is
+    /// asked nothing yet.
     ///
     /// # Errors
     /// When the embedded table cannot be opened.
-    pub async fn open(config: &Config, google: &Arc<Google>) -> anyhow::Result<Self> {
+    pub async fn open(
+        config: &Config,
+        google: &Arc<Google>,
+        store: Option<&Store>,
+    ) -> anyhow::Result<Self> {
         let origin = Origin::new(&config.instance, &config.usage.labels);
-        Ok(Self::with_sink(Sink::open(config, google).await?, origin))
+        Ok(Self::with_sink(
+            Sink::open(config, google, store).await?,
+            origin,
+        ))
     }
 
     fn with_sink(sink: Sink, origin: Origin) -> Self {

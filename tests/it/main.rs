@@ -5,6 +5,7 @@
 mod answers;
 mod bad_input;
 mod bad_wire;
+mod bounds;
 mod bq;
 mod calls;
 mod check;

@@ -55,6 +55,7 @@ impl Users {
             family: &family,
             expires_at_ms: ms_since_1970(login + token::SESSION),
         };
+        // Something may have voided all tokens while the password was checked.
         if !answered(self.store.add_refresh(stored)).await? {
             return Err(wrong_credentials());
         }

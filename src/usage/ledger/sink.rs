@@ -2,7 +2,7 @@
 
 use crate::config::{Config, SinkKind};
 use crate::google::{Fault, Google, Prepared, Table, Verdict};
-use crate::store::UsageTable;
+use crate::store::{Store, UsageTable};
 use std::sync::Arc;
 
 /// Requests to BigQuery at the same time: one alone brings two hundred rows a second if each takes
@@ -18,9 +18,15 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    pub(super) async fn open(config: &Config, google: &Arc<Google>) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        config: &Config,
+        google: &Arc<Google>,
+        store: Option<&Store>,
+    ) -> anyhow::Result<Self> {
         Ok(match &config.usage.sink {
-            SinkKind::Local => Self::Local(UsageTable::open(&config.usage_file).await?),
+            SinkKind::Local => {
+                Self::Local(UsageTable::open_beside(store, &config.usage_file).await?)
+            }
             SinkKind::BigQuery(name) => {
                 let table = crate::usage::table(google, name, &config.usage.labels);
                 Self::BigQuery(Box::new(table))
