@@ -129,6 +129,12 @@ impl App {
         let writing = CancellationToken::new();
         let written = writing.clone();
         tasks.spawn(async move { written.run_until_cancelled(Box::pin(ledger.run())).await });
+        let (settling, settled) = (gateway.clone(), writing.clone());
+        tasks.spawn(async move {
+            if let Some(budgets) = &settling.budgets {
+                settled.run_until_cancelled(Box::pin(budgets.run())).await;
+            }
+        });
         shutdown.await;
         drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
@@ -240,7 +246,12 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
         }
     }
     let left = (began + limit).saturating_duration_since(Instant::now());
-    gateway.ledger.drain(left).await;
+    let settle = async {
+        if let Some(budgets) = &gateway.budgets {
+            budgets.drain(left).await;
+        }
+    };
+    tokio::join!(gateway.ledger.drain(left), settle);
     if let Some(store) = &gateway.store {
         store.close().await;
     }

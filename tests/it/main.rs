@@ -17,6 +17,8 @@ mod end;
 mod expect;
 mod fakes;
 mod fit;
+mod fleet;
+mod fleet_faults;
 mod frozen;
 mod gcloud_project;
 mod gcloud_run;

@@ -110,7 +110,7 @@ impl Leases {
                 reserved: number_of("tokens"),
                 charged: None,
             },
-            Some("usage") => Call {
+            Some("usage" | "released") => Call {
                 reserved: None,
                 charged: number_of("charged"),
             },

@@ -43,11 +43,21 @@ async fn only_tokens_of_this_gateway_for_this_purpose_are_taken() {
     let good = claims(&ann.token);
     assert_eq!(
         (&good["typ"], &good["iss"], &good["sub"]),
-        (&json!("access"), &json!("tollgate"), &json!(ann.id.to_string()))
+        (
+            &json!("access"),
+            &json!("tollgate"),
+            &json!(ann.id.to_string())
+        )
     );
     let same = signed(Algorithm::HS256, &good, SECRET);
-    assert_eq!(me(&gate, &same).await.status, 200, "the test signs as we do");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
+    assert_eq!(
+        me(&gate, &same).await.status,
+        200,
+        "the test signs as we do"
+    );
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time");
     let mut forged = vec![
         signed(Algorithm::HS256, &good, "another secret of enough bytes.."),
         signed(Algorithm::HS384, &good, SECRET),
@@ -143,15 +153,31 @@ async fn headers_decide_as_for_service_keys() {
     let ann = Person::join(&gate, "ann").await;
     let bearer = format!("Bearer {}", ann.token);
     let line = "GET /users/me";
-    let two = [("authorization", bearer.as_str()), ("authorization", &bearer)];
+    let two = [
+        ("authorization", bearer.as_str()),
+        ("authorization", &bearer),
+    ];
     refusal(&gate.ask(line, &two, b"").await, 401, "invalid_api_key");
     let both = [("x-api-key", KEY), ("authorization", &bearer)];
     assert_eq!(gate.ask(line, &both, b"").await.json()["username"], "test");
-    let user_first = [("x-api-key", ann.key.as_str()), ("authorization", "Bearer x")];
-    assert_eq!(gate.ask(line, &user_first, b"").await.json()["username"], "ann");
+    let user_first = [
+        ("x-api-key", ann.key.as_str()),
+        ("authorization", "Bearer x"),
+    ];
+    assert_eq!(
+        gate.ask(line, &user_first, b"").await.json()["username"],
+        "ann"
+    );
     let in_header = [("x-api-key", ann.token.as_str())];
-    assert_eq!(gate.ask(line, &in_header, b"").await.json()["username"], "ann");
-    refusal(&gate.ask(line, &[("x-api-key", "")], b"").await, 401, "missing_api_key");
+    assert_eq!(
+        gate.ask(line, &in_header, b"").await.json()["username"],
+        "ann"
+    );
+    refusal(
+        &gate.ask(line, &[("x-api-key", "")], b"").await,
+        401,
+        "missing_api_key",
+    );
     let mut guess = ann.key.clone();
     guess.replace_range(3..6, if guess[3..6] == *"aaa" { "bbb" } else { "aaa" });
     refusal(&me(&gate, &guess).await, 401, "invalid_api_key");

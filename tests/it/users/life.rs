@@ -24,14 +24,20 @@ async fn a_user_registers_logs_in_calls_rotates_refreshes_and_is_disabled() {
     );
     assert!(user["id"].is_i64());
     assert_eq!(
-        (&user["username"], &user["token_limit"], &user["tokens_used"]),
+        (
+            &user["username"],
+            &user["token_limit"],
+            &user["tokens_used"]
+        ),
         (&json!("ann.b"), &json!(50_000), &json!(0))
     );
     let key = text(&user["api_key"]);
     assert!(key.starts_with("sk-") && key.len() == 46, "{}", key.len());
 
     let form = "grant_type=password&username=ANN.b&password=correct+horse%20battery";
-    let reply = gate.ask("POST /auth/token", &[NOBODY, FORM], form.as_bytes()).await;
+    let reply = gate
+        .ask("POST /auth/token", &[NOBODY, FORM], form.as_bytes())
+        .await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let tokens = reply.json();
     assert_eq!(
@@ -52,7 +58,14 @@ async fn a_user_registers_logs_in_calls_rotates_refreshes_and_is_disabled() {
         let me = me.json();
         assert_eq!(
             members(&me),
-            ["id", "username", "token_limit", "tokens_used", "api_key_prefix", "created_at"]
+            [
+                "id",
+                "username",
+                "token_limit",
+                "tokens_used",
+                "api_key_prefix",
+                "created_at"
+            ]
         );
         assert_eq!(me["id"], user["id"]);
         assert_eq!(me["api_key_prefix"], key[..9]);
@@ -65,7 +78,14 @@ async fn a_user_registers_logs_in_calls_rotates_refreshes_and_is_disabled() {
         );
     }
     assert!(rows[0]["key_id"].is_null() && rows[1]["key_id"].is_string());
-    assert_eq!(server.calls().iter().filter(|call| call.path == CHAT).count(), 2);
+    assert_eq!(
+        server
+            .calls()
+            .iter()
+            .filter(|call| call.path == CHAT)
+            .count(),
+        2
+    );
 
     let line = "POST /users/me/api-key";
     let reply = with_token(&gate, &token, line, &json!({"grace_seconds": 600})).await;
@@ -86,20 +106,37 @@ async fn a_user_registers_logs_in_calls_rotates_refreshes_and_is_disabled() {
     assert_eq!(chat(&gate, &last_key).await.status, 200);
 
     let admin = ("x-api-key", ADMIN);
-    let reply = gate.ask("POST /admin/users/ann.b/disable", &[admin], b"").await;
-    assert_eq!((reply.status, &reply.json()["disabled"]), (200, &json!(true)));
+    let reply = gate
+        .ask("POST /admin/users/ann.b/disable", &[admin], b"")
+        .await;
+    assert_eq!(
+        (reply.status, &reply.json()["disabled"]),
+        (200, &json!(true))
+    );
     refusal(&chat(&gate, &last_key).await, 403, "user_disabled");
-    refusal(&log_in(&gate, "ann.b", PASSWORD).await, 403, "user_disabled");
+    refusal(
+        &log_in(&gate, "ann.b", PASSWORD).await,
+        403,
+        "user_disabled",
+    );
     refusal(
         &log_in(&gate, "ann.b", "not this one").await,
         401,
         "invalid_credentials",
     );
-    let reply = gate.ask("POST /admin/users/ann.b/enable", &[admin], b"").await;
-    assert_eq!((reply.status, &reply.json()["disabled"]), (200, &json!(false)));
+    let reply = gate
+        .ask("POST /admin/users/ann.b/enable", &[admin], b"")
+        .await;
+    assert_eq!(
+        (reply.status, &reply.json()["disabled"]),
+        (200, &json!(false))
+    );
     assert_eq!(chat(&gate, &last_key).await.status, 200);
 
-    let actions: Vec<_> = audit(&gate).into_iter().map(|(who, what, _)| (who, what)).collect();
+    let actions: Vec<_> = audit(&gate)
+        .into_iter()
+        .map(|(who, what, _)| (who, what))
+        .collect();
     let line = |who: &str, what: &str| (who.to_owned(), what.to_owned());
     assert_eq!(
         actions,
@@ -118,9 +155,8 @@ async fn a_refresh_token_works_once_and_a_second_time_ends_its_session_alone() {
     let (_server, gate) = start(&[]).await;
     let ann = Person::join(&gate, "ann").await;
     let other = text(&log_in(&gate, "ann", PASSWORD).await.json()["refresh_token"]);
-    let refresh = async |token: &str| {
-        post(&gate, "/auth/refresh", &json!({"refresh_token": token})).await
-    };
+    let refresh =
+        async |token: &str| post(&gate, "/auth/refresh", &json!({"refresh_token": token})).await;
     let reply = refresh(&ann.refresh).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(
@@ -129,11 +165,18 @@ async fn a_refresh_token_works_once_and_a_second_time_ends_its_session_alone() {
     );
     let second = text(&reply.json()["refresh_token"]);
     assert_ne!(second, ann.refresh);
-    assert_eq!(chat(&gate, &text(&reply.json()["access_token"])).await.status, 200);
+    assert_eq!(
+        chat(&gate, &text(&reply.json()["access_token"]))
+            .await
+            .status,
+        200
+    );
     refusal(&refresh(&ann.refresh).await, 401, "invalid_token");
     refusal(&refresh(&second).await, 401, "invalid_token");
     assert_eq!(refresh(&other).await.status, 200);
-    let reused = audit(&gate).into_iter().filter(|line| line.1 == "refresh_token_reused");
+    let reused = audit(&gate)
+        .into_iter()
+        .filter(|line| line.1 == "refresh_token_reused");
     assert!(reused.count() >= 1);
     for wrong in ["", "rt-", &ann.token, &ann.key, "rt-0123456789"] {
         refusal(&refresh(wrong).await, 401, "invalid_token");
@@ -165,7 +208,11 @@ async fn a_new_password_voids_what_was_given_for_the_old_one_but_the_key() {
     let ann = Person::join(&gate, "ann").await;
     let line = "PUT /users/me/password";
     let wrong = json!({"current_password": "not this one", "new_password": "another password"});
-    refusal(&ann.ask(&gate, line, &wrong).await, 401, "invalid_credentials");
+    refusal(
+        &ann.ask(&gate, line, &wrong).await,
+        401,
+        "invalid_credentials",
+    );
     let short = json!({"current_password": PASSWORD, "new_password": "short"});
     let reply = ann.ask(&gate, line, &short).await;
     assert_eq!(reply.json()["error"]["param"], "new_password");
@@ -184,8 +231,16 @@ async fn a_new_password_voids_what_was_given_for_the_old_one_but_the_key() {
         "invalid_token",
     );
     let refresh = json!({"refresh_token": ann.refresh});
-    refusal(&post(&gate, "/auth/refresh", &refresh).await, 401, "invalid_token");
-    refusal(&log_in(&gate, "ann", PASSWORD).await, 401, "invalid_credentials");
+    refusal(
+        &post(&gate, "/auth/refresh", &refresh).await,
+        401,
+        "invalid_token",
+    );
+    refusal(
+        &log_in(&gate, "ann", PASSWORD).await,
+        401,
+        "invalid_credentials",
+    );
     let again = log_in(&gate, "ann", "another password").await;
     assert_eq!(again.status, 200);
     assert_eq!(chat(&gate, &ann.key).await.status, 200);
@@ -227,7 +282,8 @@ async fn no_password_key_or_token_is_found_in_log_table_or_metrics() {
     log_in(&gate, "ann", "wrong-tapir-password").await;
     log_in(&gate, secret, secret).await;
     let form = format!("username=ann&password={secret}");
-    gate.ask("POST /auth/token", &[NOBODY, FORM], form.as_bytes()).await;
+    gate.ask("POST /auth/token", &[NOBODY, FORM], form.as_bytes())
+        .await;
     post(&gate, "/auth/refresh", &json!({"refresh_token": refresh})).await;
     gate.rows(1).await;
     let metrics = gate.admin("/metrics").await.text();
@@ -237,7 +293,10 @@ async fn no_password_key_or_token_is_found_in_log_table_or_metrics() {
     let mut places = vec![("metrics", metrics), ("users", users)];
     let log: Vec<String> = gate.log().iter().map(Value::to_string).collect();
     places.push(("log", log.join("\n")));
-    for file in fs::read_dir(gate.folder.path().join("data")).expect("a folder").flatten() {
+    for file in fs::read_dir(gate.folder.path().join("data"))
+        .expect("a folder")
+        .flatten()
+    {
         let bytes = fs::read(file.path()).expect("a file");
         places.push(("file", String::from_utf8_lossy(&bytes).into_owned()));
     }

@@ -15,19 +15,25 @@ async fn with_headers(gate: &Gate, name: &str, headers: &str) -> Reply {
         "POST /auth/register HTTP/1.1\r\n{headers}connection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    raw::say(gate.addr, (head + &body).as_bytes()).await.remove(0)
+    raw::say(gate.addr, (head + &body).as_bytes())
+        .await
+        .remove(0)
 }
 
 async fn with_key(gate: &Gate, key: &str, body: &Value) -> Reply {
     let headers = [("x-api-key", key), JSON];
     let body = body.to_string();
-    gate.ask("POST /auth/register", &headers, body.as_bytes()).await
+    gate.ask("POST /auth/register", &headers, body.as_bytes())
+        .await
 }
 
 #[tokio::test]
 async fn by_default_only_this_machine_may_register() {
     let (_server, gate) = start(&[]).await;
-    for (at, host) in ["localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000"].iter().enumerate() {
+    for (at, host) in ["localhost", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000"]
+        .iter()
+        .enumerate()
+    {
         let reply = with_headers(&gate, &format!("ann{at}"), &format!("host: {host}\r\n")).await;
         assert_eq!(reply.status, 201, "{host}: {}", reply.text());
     }
@@ -48,7 +54,8 @@ async fn by_default_only_this_machine_may_register() {
 
 #[tokio::test]
 async fn an_admin_registers_others_where_only_admins_may() {
-    let (_server, gate) = start(&[("REGISTRATION", "admin"), ("MAX_SELF_TOKEN_LIMIT", "500")]).await;
+    let (_server, gate) =
+        start(&[("REGISTRATION", "admin"), ("MAX_SELF_TOKEN_LIMIT", "500")]).await;
     let ann = json!({"username": "ann", "password": PASSWORD, "token_limit": 5_000_000_000_u64});
     let text = refusal(&register(&gate, &ann).await, 403, "registration_closed");
     assert!(text.contains("admin key"), "{text}");
@@ -65,7 +72,11 @@ async fn an_admin_registers_others_where_only_admins_may() {
     refusal(&with_key(&gate, &key, &ann).await, 403, "admin_required");
     let huge = json!({"username": "bob", "password": PASSWORD, "token_limit": u64::MAX});
     refusal(&with_key(&gate, ADMIN, &huge).await, 400, "invalid_request");
-    let line = ("ops".to_owned(), "user_registered".to_owned(), "ann".to_owned());
+    let line = (
+        "ops".to_owned(),
+        "user_registered".to_owned(),
+        "ann".to_owned(),
+    );
     assert_eq!(audit(&gate), [line]);
     let users = gate.admin("/admin/users").await.json();
     assert_eq!(users["users"][0]["limit_set_by"], "admin");
@@ -76,9 +87,18 @@ async fn closed_is_closed_and_open_is_open() {
     let ann = json!({"username": "ann", "password": PASSWORD});
     let (_server, gate) = start(&[("REGISTRATION", "closed")]).await;
     refusal(&register(&gate, &ann).await, 403, "registration_closed");
-    refusal(&with_key(&gate, ADMIN, &ann).await, 403, "registration_closed");
+    refusal(
+        &with_key(&gate, ADMIN, &ann).await,
+        403,
+        "registration_closed",
+    );
     let (_server, gate) = start(&[("REGISTRATION", "open")]).await;
-    let reply = with_headers(&gate, "ann", "host: example.com\r\nx-forwarded-for: 10.0.0.1\r\n").await;
+    let reply = with_headers(
+        &gate,
+        "ann",
+        "host: example.com\r\nx-forwarded-for: 10.0.0.1\r\n",
+    )
+    .await;
     assert_eq!(reply.status, 201, "{}", reply.text());
 }
 
@@ -93,5 +113,9 @@ async fn registrations_from_one_address_are_slowed_down() {
     refusal(&reply, 429, "rate_limit_exceeded");
     assert_eq!(reply.header("retry-after"), "60");
     let late = json!({"username": "late", "password": PASSWORD});
-    assert_eq!(with_key(&gate, ADMIN, &late).await.status, 201, "an admin may");
+    assert_eq!(
+        with_key(&gate, ADMIN, &late).await.status,
+        201,
+        "an admin may"
+    );
 }

@@ -67,7 +67,10 @@ async fn command_lines_of_the_first_documents_work() {
     let key = user["api_key"].as_str().expect("a key");
     assert_eq!(run(&fill(MODELS, "your_api_key", key))["object"], "list");
     let answer = run(&fill(CHAT, "your_api_key", key));
-    assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+    assert!(
+        answer["choices"][0]["message"]["content"].is_string(),
+        "{answer}"
+    );
     let tokens = run(&fill(LOG_IN, "-", "-"));
     let token = tokens["access_token"].as_str().expect("a token");
     let me = run(&fill(ME, "your_jwt_token", token));
@@ -79,5 +82,8 @@ async fn command_lines_of_the_first_documents_work() {
     let renewed = run(&fill(REFRESH, "your_jwt_token", token));
     let token = renewed["access_token"].as_str().expect("a token");
     let answer = run(&fill(JWT_CHAT, "your_jwt_token", token));
-    assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+    assert!(
+        answer["choices"][0]["message"]["content"].is_string(),
+        "{answer}"
+    );
 }

@@ -13,7 +13,10 @@ async fn hashed(gate: &Gate) -> u64 {
         .lines()
         .find(|line| line.starts_with("tollgate_password_hashes_total "))
         .unwrap_or_else(|| panic!("{text}"));
-    line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+    line.rsplit(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
 }
 
 #[tokio::test]
@@ -40,8 +43,16 @@ async fn a_guesser_waits_and_the_others_do_not() {
     let (_server, gate) = start(&[]).await;
     Person::join(&gate, "ann").await;
     Person::join(&gate, "bob").await;
-    let known = refusal(&log_in(&gate, "ann", "wrong guess").await, 401, "invalid_credentials");
-    let unknown = refusal(&log_in(&gate, "eve", "wrong guess").await, 401, "invalid_credentials");
+    let known = refusal(
+        &log_in(&gate, "ann", "wrong guess").await,
+        401,
+        "invalid_credentials",
+    );
+    let unknown = refusal(
+        &log_in(&gate, "eve", "wrong guess").await,
+        401,
+        "invalid_credentials",
+    );
     assert_eq!(known, unknown);
     for name in ["ann", "eve"] {
         for guess in 1..5 {
