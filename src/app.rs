@@ -129,8 +129,7 @@ impl App {
         let writing = CancellationToken::new();
         let written = writing.clone();
         tasks.spawn(async move { written.run_until_cancelled(Box::pin(ledger.run())).await });
-        let settled = writing.clone();
-        let settling = gateway.clone();
+        let (settling, settled) = (gateway.clone(), writing.clone());
         tasks.spawn(async move {
             if let Some(budgets) = &settling.budgets {
                 settled.run_until_cancelled(Box::pin(budgets.run())).await;

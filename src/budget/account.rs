@@ -102,8 +102,8 @@ pub(super) enum Look {
 pub(super) struct Hold {
     pub lease: Arc<str>,
     pub tokens: u64,
-    /// Of the admissions on the lease; 0: the tokens are only counted.
-    pub number: u64,
+    /// Of the lease; else the tokens are only counted.
+    pub is_leased: bool,
     pub day_ms: i64,
 }
 
@@ -201,10 +201,11 @@ impl Account {
     pub fn hold(&mut self, tokens: u64, now: &Reading) -> Option<Hold> {
         let lease = self.current.as_mut()?;
         self.admitted = Some(now.at);
+        lease.hold(tokens);
         Some(Hold {
-            number: lease.hold(tokens),
             lease: lease.id.clone(),
             tokens,
+            is_leased: true,
             day_ms: now.day_ms(),
         })
     }
@@ -217,14 +218,20 @@ impl Account {
         Hold {
             lease: lease.id.clone(),
             tokens,
-            number: 0,
+            is_leased: false,
             day_ms: now.day_ms(),
         }
     }
 
+    /// Gives a call on leased tokens its number.
+    pub fn number(&mut self, hold: &Hold) -> Option<u64> {
+        let lease = self.find(&hold.lease).filter(|_| hold.is_leased)?;
+        Some(lease.number_call())
+    }
+
     /// A call was none.
     pub fn release(&mut self, hold: &Hold, now: Moment) {
-        let reserved = if hold.number == 0 { 0 } else { hold.tokens };
+        let reserved = if hold.is_leased { hold.tokens } else { 0 };
         if let Some(lease) = self.find(&hold.lease) {
             lease.release(reserved);
         }

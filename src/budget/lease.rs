@@ -31,8 +31,8 @@ pub(super) struct Lease {
     days: Vec<DayUse>,
     /// Calls that have not settled.
     calls: u64,
-    /// Calls ever admitted on leased tokens.
-    admissions: u64,
+    /// Calls that were given a number, as they hold leased tokens.
+    numbered: u64,
     /// When the last answered exchange was sent.
     renewed: Option<Moment>,
     is_charged: bool,
@@ -82,7 +82,7 @@ impl Lease {
             unleased: 0,
             days: Vec::new(),
             calls: 0,
-            admissions: 0,
+            numbered: 0,
             renewed: None,
             is_charged: false,
             is_forsaken: false,
@@ -148,12 +148,16 @@ impl Lease {
         !self.is_charged && self.calls > 0 && self.tokens > 0 && renewed.is_some_and(aged)
     }
 
-    /// Holds free tokens for a call; returns the number of the admission.
-    pub fn hold(&mut self, tokens: u64) -> u64 {
+    /// Holds free tokens for a call.
+    pub fn hold(&mut self, tokens: u64) {
         self.reserved += tokens;
         self.calls += 1;
-        self.admissions += 1;
-        self.admissions
+    }
+
+    /// The next number for a call that holds tokens.
+    pub fn number_call(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
     }
 
     /// A call begins whose use is only counted.

@@ -14,7 +14,7 @@ use super::entry::lock;
 
 /// The second that is on, and sixty before it.
 const SLOTS: usize = 61;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 /// When only calls in flight stand in the way, nobody knows when they end.
 const UNKNOWN: Duration = Duration::from_secs(5);
 
@@ -36,12 +36,13 @@ struct Sums {
     held: u64,
 }
 
-/// One call's part of the minute it began in. Dropped without word it used what it holds.
+/// One call's part of the minute it began in. Dropped without word the call was none: all goes back.
 #[derive(Debug)]
 pub struct MinuteShare {
     limits: Arc<MinuteLimits>,
     held: u64,
-    is_settled: bool,
+    /// The second that its request is counted in; `None` once it is settled.
+    second: Option<u64>,
 }
 
 impl MinuteLimits {
@@ -88,7 +89,7 @@ impl MinuteLimits {
         Ok(MinuteShare {
             limits: self.clone(),
             held: share,
-            is_settled: false,
+            second: Some(sums.requests.second),
         })
     }
 
@@ -115,11 +116,7 @@ impl MinuteLimits {
 impl MinuteShare {
     /// The call has ended and used this many tokens.
     pub fn settle(mut self, tokens: u64) {
-        self.end(tokens);
-    }
-
-    fn end(&mut self, tokens: u64) {
-        self.is_settled = true;
+        self.second = None;
         let now = self.limits.began.elapsed();
         let mut sums = lock(&self.limits.sums);
         sums.held = sums.held.saturating_sub(self.held);
@@ -129,9 +126,13 @@ impl MinuteShare {
 
 impl Drop for MinuteShare {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.end(self.held);
-        }
+        let Some(second) = self.second else {
+            return;
+        };
+        let now = self.limits.began.elapsed();
+        let mut sums = lock(&self.limits.sums);
+        sums.held = sums.held.saturating_sub(self.held);
+        sums.requests.at(now).take_back(second);
     }
 }
 
@@ -171,6 +172,16 @@ impl Ring {
         let before = *slot;
         *slot = before.saturating_add(count);
         self.sum = self.sum.saturating_add(*slot - before);
+    }
+
+    /// Takes one back that was added in this second, if it still counts.
+    fn take_back(&mut self, second: u64) {
+        if second + SLOTS as u64 > self.second {
+            let slot = &mut self.slots[slot_of(second)];
+            let taken = u64::from(*slot > 0);
+            *slot -= taken;
+            self.sum -= taken;
+        }
     }
 
     /// The time after which less than `limit`, which is not 0, is left of what there is now.

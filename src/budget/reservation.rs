@@ -36,7 +36,7 @@ pub struct Slip {
     /// The budget's name in the store.
     pub owner: Arc<str>,
     pub lease: Arc<str>,
-    /// Of the admissions on the lease, from 1.
+    /// Of the slips of the lease, from 1 and without a gap.
     pub number: u64,
 }
 
@@ -70,13 +70,14 @@ impl Reservation {
         self.standing
     }
 
-    /// Its place on a lease; `None` where nothing is leased.
-    #[must_use]
+    /// Gives the call its place on the lease; `None` where nothing is leased. To be asked once, by
+    /// who writes it down: a number that nobody knows of makes a gap.
     pub fn slip(&self) -> Option<Slip> {
-        self.is_leased().then(|| Slip {
+        let number = self.entry.lock().number(&self.hold)?;
+        Some(Slip {
             owner: self.entry.owner.clone(),
             lease: self.hold.lease.clone(),
-            number: self.hold.number,
+            number,
         })
     }
 
@@ -99,20 +100,16 @@ impl Reservation {
         }
     }
 
-    fn is_leased(&self) -> bool {
-        self.hold.number > 0
-    }
-
     fn end(&mut self, used: Used) {
         self.is_settled = true;
-        let reserved = if self.is_leased() {
+        let reserved = if self.hold.is_leased {
             self.hold.tokens
         } else {
             0
         };
         let spent = used.charge.min(reserved);
         let unleased = used.charge - spent;
-        if self.is_leased() && unleased > 0 {
+        if self.hold.is_leased && unleased > 0 {
             self.entry.tell_excess(reserved, used.charge);
         }
         let ended = Ended {

@@ -98,6 +98,11 @@ impl Admission {
         })
     }
 
+    /// Whether it may matter how fast the answer comes.
+    pub fn is_bounded(&self) -> bool {
+        self.hold.is_bounded()
+    }
+
     /// What the output of each sequence was lowered to, if it was.
     pub fn lowered(&self) -> Option<u64> {
         self.hold.lowered()
@@ -159,7 +164,9 @@ impl Admission {
 
     /// The call turns out to be one that is refused: it leaves no row.
     pub fn withdraw(mut self) {
-        self.record = None;
+        if let Some(record) = self.record.take() {
+            std::mem::take(&mut self.hold).release(&record.request_id);
+        }
         self.gateway.metrics.withdrawn();
     }
 
@@ -172,9 +179,8 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let hold = std::mem::take(&mut self.hold);
         let Some(mut record) = self.record.take() else {
-            return hold.release();
+            return;
         };
         if record.outcome == Outcome::ClientAbort && self.gateway.cut.is_cancelled() {
             // It was let go in the end, for its client did not take the answer.
@@ -189,6 +195,7 @@ impl Drop for Admission {
         record.duration_ms = millis(elapsed);
         record.finished_at = record.started_at + elapsed;
         let passage = self.progress.so_far();
+        let hold = std::mem::take(&mut self.hold);
         record.budget = hold.settle(ending(&passage), self.count);
         record.attempts = passage.attempts;
         record.wait_ms = passage.wait_ms;

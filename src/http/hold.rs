@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Gateway;
 use super::{rates, reserve};
 use crate::auth::Principal;
-use crate::budget::{Ending, Known, MinuteShare, Pace, Used, charge};
+use crate::budget::{Ending, Known, MinuteShare, Pace, Slip, Used, charge};
 use crate::error::Error;
 use crate::telemetry::log::{self, Reserved};
 use crate::upstream::{Bound, Request, Tokens};
@@ -19,9 +19,10 @@ use crate::usage::{Charged, CountedBy};
 pub struct Count {
     pub tokens: Tokens,
     pub counted_by: CountedBy,
-    /// Of a running count: the sequences that it is of, and how long the engine may have gone on
-    /// since.
+    /// Of a running count: the sequences that it is of, how fast they came, and how long the engine
+    /// may have gone on since.
     pub sequences: u64,
+    pub pace: Pace,
     pub unseen: Duration,
 }
 
@@ -33,6 +34,8 @@ pub struct Hold {
     minute: Option<MinuteShare>,
     _slot: Option<OwnedSemaphorePermit>,
     tokens: Option<reserve::Held>,
+    /// Where the tokens are leased.
+    slip: Option<Slip>,
 }
 
 impl Hold {
@@ -48,12 +51,18 @@ impl Hold {
         let minute = rates::minute(gateway, principal, bound.as_ref().map_or(0, reserve::most))?;
         let slot = rates::slot(gateway, principal).await?;
         let tokens = reserve::tokens(gateway, principal, request, bound).await?;
+        let slip = tokens.as_ref().and_then(|held| held.reservation.slip());
         Ok(Self {
             bound,
             minute,
             _slot: slot,
             tokens,
+            slip,
         })
+    }
+
+    pub fn is_bounded(&self) -> bool {
+        self.bound.is_some()
     }
 
     pub fn lowered(&self) -> Option<u64> {
@@ -62,8 +71,7 @@ impl Hold {
 
     /// Writes the line of what is held of a lease.
     pub fn tell(&self, request_id: &str) {
-        let Some(held) = &self.tokens else { return };
-        if let Some(slip) = held.reservation.slip() {
+        if let (Some(held), Some(slip)) = (&self.tokens, &self.slip) {
             log::reserved_line(&Reserved {
                 request_id,
                 owner: &slip.owner,
@@ -82,8 +90,7 @@ impl Hold {
             share.settle(total);
         }
         let reservation = self.tokens?.reservation;
-        let slip = reservation.slip();
-        let charge = match (&slip, &self.bound) {
+        let charge = match (&self.slip, &self.bound) {
             (None, _) => total,
             // A route that uses none.
             (Some(_), None) => 0,
@@ -94,7 +101,7 @@ impl Hold {
             prompt_tokens: tokens.prompt,
             completion_tokens: tokens.completion,
         });
-        slip.map(|slip| Charged {
+        self.slip.map(|slip| Charged {
             lease: slip.lease,
             number: slip.number,
             charged: charge,
@@ -102,9 +109,12 @@ impl Hold {
     }
 
     /// The call was none: it costs nothing.
-    pub fn release(self) {
+    pub fn release(self, request_id: &str) {
         if let Some(held) = self.tokens {
             held.reservation.release();
+        }
+        if let Some(slip) = &self.slip {
+            log::released_line(request_id, &slip.lease, slip.number);
         }
     }
 }
@@ -122,7 +132,7 @@ fn known(bound: &Bound, count: Option<Count>) -> Known {
             Known::Running {
                 tokens,
                 sequences: count.sequences,
-                pace: Pace::default(),
+                pace: count.pace,
                 unseen: count.unseen,
             }
         }

@@ -20,6 +20,7 @@ use super::body::Body;
 use super::hold::Count;
 use super::reply;
 use super::view::{View, is_event_stream};
+use crate::budget::Pace;
 use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::upstream::{Answer, Asked, Busy, End, Endpoint, Exchange, Target};
@@ -59,6 +60,7 @@ pub struct Relay {
     /// When there was last nothing of the upstream's body that had not been read. A client that
     /// takes its time, or a process that stands still, makes this old.
     caught_up: Instant,
+    pace: Watch,
     /// One timer for all waits: what it is to wake for moves away from it with every event, and it
     /// follows only when it goes off, for setting it costs more than an event.
     alarm: Pin<Box<Sleep>>,
@@ -132,6 +134,7 @@ impl Relay {
             last_sent: now,
             waiting_since: None,
             caught_up: now,
+            pace: Watch::default(),
         }
     }
 
@@ -263,7 +266,12 @@ impl Relay {
 
     /// Bytes of the upstream pass.
     fn pass(&mut self, data: Bytes) {
-        let end = self.view.feed(data, &mut self.out);
+        let end = self.view.feed(data, self.caught_up, &mut self.out);
+        if self.admission.is_bounded()
+            && let Some(completion) = self.view.running_completion()
+        {
+            self.pace.note(completion);
+        }
         if end != End::Open {
             self.close(end);
         } else if !self.view.is_stream()
@@ -333,8 +341,13 @@ impl Relay {
             self.admission.count(Count {
                 tokens,
                 counted_by,
-                sequences: self.view.sequences(),
-                unseen: self.caught_up.elapsed(),
+                sequences: self.view.running_sequences(),
+                pace: self.pace.pace(),
+                unseen: self
+                    .view
+                    .counted_since()
+                    .unwrap_or(self.caught_up)
+                    .elapsed(),
             });
         }
     }
@@ -343,6 +356,31 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.note_tokens();
+    }
+}
+
+/// Watches how fast running counts grow.
+#[derive(Default)]
+struct Watch {
+    first: Option<(Instant, u64)>,
+    last: Option<(Instant, u64)>,
+}
+
+impl Watch {
+    fn note(&mut self, completion: u64) {
+        let now = (Instant::now(), completion);
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+    }
+
+    fn pace(&self) -> Pace {
+        let (Some((began, first)), Some((ended, last))) = (self.first, self.last) else {
+            return Pace::default();
+        };
+        Pace {
+            tokens: last.saturating_sub(first),
+            over: ended - began,
+        }
     }
 }
 

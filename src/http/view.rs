@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use tokio::time::Instant;
 
 use crate::upstream::{
     Asked, Capture, EVENT_BYTES, End, Endpoint, Splitter, Stream, Target, Tokens,
@@ -43,8 +44,9 @@ impl View {
         matches!(self, Self::Events { .. })
     }
 
-    /// Takes the upstream's next bytes; what the client sees of them goes to `out`.
-    pub fn feed(&mut self, data: Bytes, out: &mut VecDeque<Bytes>) -> End {
+    /// Takes the upstream's next bytes, which were not there yet at `since`; what the client sees of
+    /// them goes to `out`.
+    pub fn feed(&mut self, data: Bytes, since: Instant, out: &mut VecDeque<Bytes>) -> End {
         match self {
             Self::Plain(capture) => {
                 capture.feed(&data);
@@ -57,6 +59,7 @@ impl View {
                 scratch,
             } => {
                 splitter.push(data);
+                stream.set_moment(since);
                 while let Some(event) = splitter.next_event() {
                     stream.event(event, scratch);
                 }
@@ -112,10 +115,27 @@ impl View {
     }
 
     /// How many sequences the running count is of.
-    pub fn sequences(&self) -> u64 {
+    pub fn running_sequences(&self) -> u64 {
         match self {
             Self::Plain(_) => 0,
             Self::Events { stream, .. } => stream.running_sequences(),
+        }
+    }
+
+    /// Generated tokens by the running count, of a stream that has one.
+    pub fn running_completion(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Events { stream, .. } => Some(stream.running_usage()?.completion),
+        }
+    }
+
+    /// A time before which the engine cannot have made all of the running count; what it made since
+    /// then may not be in it.
+    pub fn counted_since(&self) -> Option<Instant> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Events { stream, .. } => stream.counted_since(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::json::{Member, elements, members, removal};
 use super::tokens::Tokens;
@@ -23,6 +24,8 @@ pub struct Choices {
     /// brings the fingerprint that belongs here. It follows at once.
     held: Option<Held>,
     fingerprint: Option<Bytes>,
+    /// When the events that come now were not there yet.
+    moment: Option<Instant>,
     /// Whether usage runs along: it stood on the first chunk already. `None` before that chunk.
     runs: Option<bool>,
 }
@@ -31,6 +34,8 @@ pub struct Choices {
 struct Choice {
     finished: bool,
     running: Option<Tokens>,
+    /// When the running count was not there yet.
+    counted_since: Option<Instant>,
 }
 
 struct Held {
@@ -59,6 +64,7 @@ impl Choices {
             seen: BTreeMap::new(),
             held: None,
             fingerprint,
+            moment: None,
             runs: None,
         }
     }
@@ -156,6 +162,16 @@ impl Choices {
         sum
     }
 
+    pub(super) fn set_moment(&mut self, moment: Instant) {
+        self.moment = Some(moment);
+    }
+
+    /// Of the choices that go on, the oldest time of a running count.
+    pub(super) fn counted_since(&self) -> Option<Instant> {
+        let open = self.seen.values().filter(|choice| !choice.finished);
+        open.filter_map(|choice| choice.counted_since).min()
+    }
+
     /// How many choices have a running count.
     pub(super) fn running_sequences(&self) -> u64 {
         let running = self.seen.values().filter(|choice| choice.running.is_some());
@@ -180,7 +196,10 @@ impl Choices {
                 continue;
             }
             let choice = self.seen.entry(index).or_default();
-            choice.running = usage.or(choice.running);
+            if usage.is_some() {
+                choice.running = usage;
+                choice.counted_since = self.moment;
+            }
             if let Some(reason) = reason {
                 finishes = true;
                 choice.finished = is_known(&text[reason]);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
+use tokio::time::Instant;
 
 use super::chat::Choices;
 use super::json::members;
@@ -53,6 +54,13 @@ impl Stream {
             end: End::Open,
             data_events: 0,
             final_usage: None,
+        }
+    }
+
+    /// The events that come next were not there yet at this time.
+    pub fn set_moment(&mut self, moment: Instant) {
+        if let Kind::Choices(choices) = &mut self.kind {
+            choices.set_moment(moment);
         }
     }
 
@@ -139,6 +147,15 @@ impl Stream {
         match &self.kind {
             Kind::Choices(choices) => choices.running_sequences(),
             _ => 0,
+        }
+    }
+
+    /// The oldest time of a running count that may have grown since: of the choice that was counted
+    /// longest ago, among those that go on.
+    pub fn counted_since(&self) -> Option<Instant> {
+        match &self.kind {
+            Kind::Choices(choices) => choices.counted_since(),
+            _ => None,
         }
     }
 

@@ -12,6 +12,9 @@ use crate::store::{Exchange, Exchanged};
 /// Of so many budgets it is remembered that they are known to be used up.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 
+/// A budget of which no more than this part is left counts as used up once a call was refused.
+const ALMOST: u64 = 50;
+
 pub(super) struct Alerts {
     /// Start of the period in which this instance told that a budget is used up.
     used_up: Mutex<LruCache<Arc<str>, i64>>,
@@ -46,18 +49,22 @@ impl Alerts {
                 tell_used_up(owner, limit, answer.used, is_dry);
             }
             // Nobody refuses its calls, which would tell.
-            None if is_dry && answer.used >= limit => {
-                if self.is_news(owner, exchange.period_start_ms) {
-                    tell_used_up(owner, limit, answer.used, is_dry);
-                }
+            None if is_dry
+                && answer.used >= limit
+                && self.is_news(owner, exchange.period_start_ms) =>
+            {
+                tell_used_up(owner, limit, answer.used, is_dry);
             }
             None => {}
         }
     }
 
-    /// A call was refused: what is left is too little for it.
+    /// A call was refused: what is left is too little for it. That is no news of the budget while
+    /// much is left: the call may have asked for too much, and may ask for less.
     pub fn refused(&self, allowance: &Allowance, used: u64, period_start_ms: i64) {
-        if self.is_news(&allowance.owner, period_start_ms) {
+        let limit = allowance.limit.unwrap_or(0);
+        let is_spent = limit.saturating_sub(used) <= limit / ALMOST;
+        if is_spent && self.is_news(&allowance.owner, period_start_ms) {
             tell_used_up(&allowance.owner, allowance.limit.unwrap_or(0), used, false);
         }
     }

@@ -24,11 +24,28 @@ async fn requests_of_a_minute_are_counted_whatever_they_cost() {
     assert_eq!((requests.limit, requests.remaining), (Some(2), 0));
     assert_eq!(requests.reset, Some(MINUTE));
     assert_eq!(tokens, None);
-    advance(wait - Duration::from_millis(1)).await;
+    advance(Duration::from_micros(50_499_000)).await;
     limits.take(0).expect_err("too early");
     advance(Duration::from_millis(1)).await;
     limits.take(0).expect("in time");
     drop(share);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_none_gives_its_request_back() {
+    let limits = Arc::new(MinuteLimits::new(Some(2), None));
+    let none = limits.take(0).expect("the first");
+    limits.take(0).expect("the second").settle(0);
+    limits.take(0).expect_err("the third");
+    advance(second() * 60).await;
+    drop(none);
+    assert_eq!(limits.standing().0.expect("a limit").remaining, 1);
+    let late = limits.take(0).expect("room");
+    advance(second() * 61).await;
+    // Nothing counts any more: nothing is taken back of what others used since.
+    limits.take(0).expect("room").settle(0);
+    drop(late);
+    assert_eq!(limits.standing().0.expect("a limit").remaining, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,9 +66,11 @@ async fn a_call_in_flight_holds_what_it_may_use_and_leaves_what_it_used() {
         limits.standing().1.expect("a limit").reset,
         Some(Duration::ZERO)
     );
-    // Without word all that it held counts.
-    drop(limits.take(40).expect("room"));
+    // Without word nothing counts.
+    let share = limits.take(40).expect("room");
     assert_eq!(limits.standing().1.expect("a limit").remaining, 60);
+    drop(share);
+    assert_eq!(limits.standing().1.expect("a limit").remaining, 100);
 }
 
 #[tokio::test(start_paused = true)]

@@ -99,6 +99,16 @@ pub fn reserved_line(reserved: &Reserved<'_>) {
     });
 }
 
+/// Writes that a call on a lease was withdrawn after all: its number is not missing, and cost nothing.
+pub fn released_line(request_id: &str, lease: &str, number: u64) {
+    let default = Format::default();
+    let format = FORMAT.get().unwrap_or(&default);
+    line::with_buffer(|buffer| {
+        reserved::write_released(buffer, request_id, (lease, number), format);
+        write_out(buffer);
+    });
+}
+
 /// Writes a row that the sink will never take, whole and with the reason, as an error.
 pub fn refused_row_line(row: &[u8], reason: &str) {
     let default = Format::default();

@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use tracing::Level;
 
+use super::Format;
 use super::line::{write_json_string, write_level, write_printable, write_time};
 
 /// What a call holds of a budget.
@@ -48,6 +49,32 @@ impl Reserved<'_> {
     }
 }
 
+/// The line of a call that was withdrawn.
+pub(super) fn write_released(
+    buffer: &mut Vec<u8>,
+    request_id: &str,
+    (lease, number): (&str, u64),
+    format: &Format,
+) {
+    if format.text {
+        write_time(buffer);
+        buffer.push(b' ');
+        write_level(buffer, Level::INFO, format.colour);
+        let _infallible = writeln!(
+            buffer,
+            " released request_id={request_id} lease={lease} number={number}"
+        );
+        return;
+    }
+    buffer.extend_from_slice(br#"{"severity":"INFO","message":"released","time":""#);
+    write_time(buffer);
+    buffer.extend_from_slice(br#"","request_id":"#);
+    write_json_string(buffer, request_id);
+    buffer.extend_from_slice(br#","budget":{"lease":"#);
+    write_json_string(buffer, lease);
+    let _infallible = writeln!(buffer, r#","number":{number},"charged":0}}}}"#);
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -73,6 +100,19 @@ mod tests {
         let budget = json!({"owner": "service:a \"b\"", "lease": "l", "number": 3, "tokens": 42});
         assert_eq!(line["budget"], budget);
         assert!(buffer.ends_with(b"}\n"));
+    }
+
+    #[test]
+    fn a_withdrawn_call_is_told_to_cost_nothing() {
+        let mut buffer = Vec::new();
+        write_released(&mut buffer, "r", ("l", 3), &Format::default());
+        let line: Value = serde_json::from_slice(&buffer).unwrap();
+        assert_eq!(line["message"], "released");
+        assert_eq!(line["request_id"], "r");
+        assert_eq!(
+            line["budget"],
+            json!({"lease": "l", "number": 3, "charged": 0})
+        );
     }
 
     #[test]
