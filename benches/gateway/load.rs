@@ -16,6 +16,8 @@ use super::upstream::{MODEL, content_length, unix_ns};
 
 /// The key that the gateway knows.
 pub const KEY: &str = "sk-0123456789abcdef0123";
+/// The key that may read the gateway's metrics.
+pub const ADMIN: &str = "sk-admin-0123456789abcdef";
 /// Nothing here takes this long.
 const LIMIT: Duration = Duration::from_mins(2);
 const CONTENT: &[u8] = b"\"content\":\"";
@@ -254,6 +256,24 @@ async fn open_one(port: u16, request: &[u8]) -> anyhow::Result<TcpStream> {
     }
     check_status(&buffer)?;
     Ok(socket)
+}
+
+/// The page of metrics.
+///
+/// # Errors
+/// When there is none.
+pub async fn metrics(port: u16) -> anyhow::Result<String> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!(
+        "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: {ADMIN}\r\nconnection: close\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await?;
+    let mut page = Vec::new();
+    timeout(LIMIT, socket.read_to_end(&mut page))
+        .await
+        .context("no metrics")??;
+    check_status(&page)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// A request as OpenCode sends it: streams ask for usage. None bounds its output, which would make

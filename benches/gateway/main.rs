@@ -7,7 +7,16 @@
 //! Cargo builds the gateway that it brings along with the features of the tests: figures that count
 //! are those of an executable built without, named by `--gateway`.
 
+mod budgets;
 mod load;
+#[path = "../../tests/it/fakes/postgres.rs"]
+#[expect(
+    dead_code,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "written for tests, which use all of it and want to fail loudly"
+)]
+mod postgres;
 mod process;
 mod report;
 mod targets;
@@ -155,6 +164,11 @@ async fn measure(options: &Options, file_limit: u64) -> anyhow::Result<()> {
         facts.push(rss("memory at rest", target)?);
     }
     let rows = report::summarize(&run_loads(options, &all).await?);
+    let budgets = if options.wants("budgets") {
+        Some(budgets::measure(options, folder.path(), port).await?)
+    } else {
+        None
+    };
     for target in &all[1..] {
         facts.push(rss("memory after the loads", target)?);
     }
@@ -170,9 +184,12 @@ async fn measure(options: &Options, file_limit: u64) -> anyhow::Result<()> {
         target.process.stop().await?;
     }
     let text = if options.json {
-        format!("{:#}\n", report::to_json(&rows, &facts))
+        let mut all = report::to_json(&rows, &facts);
+        all["budgets"] = budgets.iter().flat_map(budgets::Figures::to_json).collect();
+        format!("{all:#}\n")
     } else {
-        report::table(&rows, &facts)
+        let budgets = budgets.as_ref().map(budgets::Figures::table);
+        report::table(&rows, &facts) + &budgets.unwrap_or_default()
     };
     say_out(&text)
 }

@@ -86,7 +86,8 @@ pub fn median(sorted: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn ratio(part: u64, of: u64) -> f64 {
+/// One count as a part of another.
+pub fn ratio(part: u64, of: u64) -> f64 {
     let wide = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     wide(part) / wide(of).max(1.0)
 }

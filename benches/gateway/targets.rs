@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::load::KEY;
+use super::load::{ADMIN, KEY};
 use super::process::{Process, find_program, free_port};
 
 /// Something that answers on a port of this machine.
@@ -50,12 +51,26 @@ pub fn start_upstream() -> anyhow::Result<Target> {
 /// # Errors
 /// When it does not start.
 pub async fn start_gateway(
-    (program, workers): (&Path, usize),
+    program: (&Path, usize),
     folder: &Path,
     upstream: u16,
 ) -> anyhow::Result<Target> {
+    let keys = json!({"bench": KEY, "ops": {"key": ADMIN, "admin": true}});
+    start_gateway_with(program, folder, upstream, (&keys, &[])).await
+}
+
+/// The same with keys and settings of its own.
+///
+/// # Errors
+/// When it does not start.
+pub async fn start_gateway_with(
+    (program, workers): (&Path, usize),
+    folder: &Path,
+    upstream: u16,
+    (keys, settings): (&Value, &[(&str, &str)]),
+) -> anyhow::Result<Target> {
     let port = free_port()?;
-    fs::write(folder.join("keys.json"), format!("{{\"bench\":\"{KEY}\"}}"))?;
+    fs::write(folder.join("keys.json"), keys.to_string())?;
     let mut command = Command::new(program);
     command
         .arg("serve")
@@ -68,6 +83,7 @@ pub async fn start_gateway(
         .env("DATA_DIR", "data")
         .env("USAGE_SINK", "local")
         .env("LOG_FORMAT", "json")
+        .envs(settings.iter().copied())
         // Read by the runtime itself.
         .env("TOKIO_WORKER_THREADS", workers.to_string())
         .stdout(File::create(folder.join("gateway.log"))?)

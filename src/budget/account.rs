@@ -178,7 +178,7 @@ impl Account {
         let Some(known) = self.known.filter(|known| {
             known.span == span
                 && known.limit == Some(want.limit)
-                && now.at.since(&known.at) <= REMEMBERED
+                && now.at.since(&known.at) < REMEMBERED
         }) else {
             return Look::Ask;
         };

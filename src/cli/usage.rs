@@ -1,7 +1,9 @@
 //! `tollgate usage`: what was used, from wherever rows go. Reads only; a gateway may be writing.
-//! `tollgate usage reconcile` brings in rows that only the log has.
+//! `tollgate usage reconcile` brings in rows that only the log has, and credits budgets with what it
+//! proves to be unused.
 
 mod bigquery;
+mod credit;
 mod leases;
 mod logged;
 mod reconcile;
@@ -44,7 +46,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Bring rows that only the log has into the table
+    /// Bring rows that only the log has into the table, and credit budgets with what a gateway that
+    /// was killed had leased and not used
     Reconcile(reconcile::Args),
 }
 
@@ -60,10 +63,10 @@ enum Format {
 /// # Errors
 /// When there is no table or it cannot be read, in words.
 pub async fn run(args: Args, paths: Paths) -> anyhow::Result<()> {
-    let place = Place::of(paths)?;
     if let Some(Verb::Reconcile(args)) = args.verb {
-        return reconcile::run(args, place).await;
+        return reconcile::run(args, paths).await;
     }
+    let place = Place::of(paths)?;
     let since = args.since.resolve(OffsetDateTime::now_utc())?;
     super::print(&report(&args, &place, since).await?)
 }

@@ -29,6 +29,8 @@ Examples:
   tollgate users set-limit ada 3000000         the user can only lower it from now on
   tollgate users list --json | jq '.[].username'";
 
+/// When a change counts.
+const SOON: &str = "every instance knows within KEY_REFRESH_SECONDS";
 /// Users that one statement gives.
 const PAGE: u32 = 500;
 
@@ -198,28 +200,27 @@ async fn on_store<O: Write, N: Write, A: FnMut(bool) -> anyhow::Result<Asked>>(
             let id = id_of(store, &name).await?;
             let changed = store.set_token_limit(id, tokens, true).await?;
             changed.ok_or_else(|| unknown(&name))?;
-            format!("user {name} has a limit of {tokens} tokens, and can only lower it")
+            format!("user {name} has a limit of {tokens} tokens, and can only lower it; {SOON}")
         }
         Verb::SetPassword { name, password } => {
             let id = id_of(store, &name).await?;
             let password_hash = new_password(&password, &mut terminal.ask)?;
             let changed = store.set_password(id, &password_hash).await?;
             changed.ok_or_else(|| unknown(&name))?;
-            format!("user {name} has a new password; its tokens are void, its API key stays")
+            format!(
+                "user {name} has a new password; its tokens are void, its API key stays; {SOON}"
+            )
         }
         Verb::Disable { name } => {
             set_disabled(store, &name, true).await?;
-            format!("user {name} is disabled")
+            format!("user {name} is disabled; {SOON}")
         }
         Verb::Enable { name } => {
             set_disabled(store, &name, false).await?;
-            format!("user {name} is enabled; it has to log in again, its API key works")
+            format!("user {name} is enabled; it has to log in again, its API key works; {SOON}")
         }
     };
-    writeln!(
-        terminal.notes,
-        "{said}; this counts in every instance within KEY_REFRESH_SECONDS"
-    )?;
+    writeln!(terminal.notes, "{said}")?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::body::Answer;
 use super::route::Route;
 use super::{Gateway, reply};
+use crate::auth::Users;
 use crate::budget::Budgets;
 use crate::store::Store;
 use crate::telemetry::metrics::{BudgetGauges, CONTENT_TYPE, Gauges};
@@ -98,6 +99,7 @@ pub fn metrics(gateway: &Gateway) -> Answer {
             .as_ref()
             .zip(gateway.store.as_ref())
             .map(budget_gauges),
+        password_hashes_total: gateway.users.as_ref().map(Users::passwords_hashed),
         upstream_up: gateway
             .upstream
             .targets()

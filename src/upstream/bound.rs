@@ -150,10 +150,14 @@ impl Upstream {
 
 impl Request {
     /// Sets the most output of each sequence; it may be lowered later, and never be raised or left
-    /// out.
+    /// out. Events are sent with each token then: the last count of a stream that breaks off is all
+    /// that is known of it.
     pub fn cap_output(&mut self, tokens: u64) {
         self.cap = Some(self.cap.map_or(tokens, |cap| cap.min(tokens)));
         self.lower_own_limits(tokens);
+        if let Payload::Json(object) = &mut self.payload {
+            object.remove("stream_interval");
+        }
     }
 
     /// Writes the cap where the client wrote no maximum of its own, unless the model's context is

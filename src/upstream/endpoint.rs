@@ -72,6 +72,12 @@ impl Endpoint {
         !matches!(self, Self::CountTokens | Self::Tokenize | Self::Detokenize)
     }
 
+    /// Whether a server is started for it.
+    #[must_use]
+    pub const fn wakes(self) -> bool {
+        !matches!(self, Self::Tokenize | Self::Detokenize)
+    }
+
     /// Whether `stream` means anything to it.
     #[must_use]
     pub const fn streams(self) -> bool {

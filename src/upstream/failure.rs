@@ -10,8 +10,12 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
+use super::request::Request;
 use super::stream::Api;
 use crate::error::{Code, Error};
+
+/// The type of vLLM's errors that are about the request's own JSON.
+const SCHEMA_ERROR: &str = "Bad Request";
 
 /// An upstream's refusal in the form the client gets it.
 #[derive(Debug)]
@@ -57,9 +61,12 @@ pub fn is_refused(error: &reqwest::Error) -> bool {
     error.is_timeout()
 }
 
-/// Whether an answer without success says that the call was not even begun.
-pub fn is_refusal(status: StatusCode) -> bool {
-    status.is_redirection() || status.is_client_error() || matches!(status.as_u16(), 501 | 503)
+/// What the client is told when no head came.
+pub fn no_head() -> Error {
+    Error::new(
+        Code::UpstreamTimeout,
+        "the model server did not begin to answer in time",
+    )
 }
 
 /// What the client is told when a call was sent and got no answer.
@@ -90,6 +97,23 @@ pub enum TooLong {
 }
 
 impl Rejected {
+    /// Whether the engine may have worked on the call. vLLM refuses a call before it begins, but for
+    /// one: a whole answer that turns out not to have the form that was asked for is 400, too.
+    pub fn may_be_late(&self, request: &Request) -> bool {
+        let status = self.status;
+        if !matches!(status.as_u16(), 400 | 422) {
+            let is_refusal = status.is_redirection()
+                || status.is_client_error()
+                || matches!(status.as_u16(), 501 | 503);
+            return !is_refusal;
+        }
+        let names_its_cause = serde_json::from_slice(&self.body).is_ok_and(|body: Value| {
+            let error = &body["error"];
+            error["param"].is_string() || error["type"] == SCHEMA_ERROR
+        });
+        request.asks_for_a_form() && self.too_long().is_none() && !names_its_cause
+    }
+
     /// Reads the text for what it says of length.
     pub fn too_long(&self) -> Option<TooLong> {
         if !matches!(self.status.as_u16(), 400 | 413 | 422) {

@@ -16,7 +16,7 @@ use super::models::{Knowledge, Silence, unknown_model};
 use super::progress::Progress;
 use super::request::Request;
 use super::target::{Busy, Target};
-use super::{Endpoint, Upstream, read_bounded};
+use super::{Upstream, read_bounded};
 use crate::error::{Code, Error};
 use crate::google::Fault;
 
@@ -60,7 +60,7 @@ impl Upstream {
             // No server need be asked, nor woken, for what is refused anyway.
             request.check_allowed(Some(served))?;
         }
-        let wakes = !matches!(request.endpoint, Endpoint::Tokenize | Endpoint::Detokenize);
+        let wakes = request.endpoint.wakes();
         if !wakes && self.targets.iter().all(|target| target.may_sleep()) {
             return Err(failure::asleep());
         }
@@ -71,10 +71,8 @@ impl Upstream {
             let mut cause = None;
             let mut not_here = None;
             let mut no_token = None;
-            for target in self.in_turn().iter() {
-                if !wakes && target.may_sleep() {
-                    continue;
-                }
+            let targets = self.in_turn();
+            for target in targets.iter().filter(|one| wakes || !one.may_sleep()) {
                 progress.note(|passage| passage.target = Some(target.clone()));
                 let (why, may_be_starting) =
                     match self.attempt(&mut request, target, progress).await {
@@ -271,18 +269,19 @@ impl Upstream {
                 });
             }
             Ok(Err(error)) => return Err(Failure::Final(failure::describe(error))),
-            Err(_) => return Err(Failure::Final(no_head())),
+            Err(_) => return Err(Failure::Final(failure::no_head())),
         };
         target.note_answer();
         if !answer.status().is_success() {
-            progress.note(|passage| passage.begun = !failure::is_refusal(answer.status()));
             let advice = match (target.access(), answer.status().as_u16()) {
                 (Some(access), status @ (401 | 403)) => {
                     Some(access.note_denial(status, token.as_ref()))
                 }
                 _ => None,
             };
-            return Ok(Sent::Rejected(reject(answer, advice).await));
+            let rejected = reject(answer, advice).await;
+            progress.note(|passage| passage.begun = rejected.may_be_late(request));
+            return Ok(Sent::Rejected(rejected));
         }
         let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
         Ok(Sent::Exchange(Exchange {
@@ -367,11 +366,4 @@ async fn reject(answer: reqwest::Response, advice: Option<String>) -> Rejected {
         body: body.ok().and_then(Result::ok).unwrap_or_default(),
         advice,
     }
-}
-
-fn no_head() -> Error {
-    Error::new(
-        Code::UpstreamTimeout,
-        "the model server did not begin to answer in time",
-    )
 }

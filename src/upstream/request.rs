@@ -48,6 +48,28 @@ impl Request {
         Err(Error::new(Code::ModelNotAllowed, "this key may not call this model").param("model"))
     }
 
+    /// Whether a whole answer is asked for that is to have a form: calls of tools, or JSON.
+    pub(super) fn asks_for_a_form(&self) -> bool {
+        const FORMS: [&str; 10] = [
+            "tools",
+            "functions",
+            "response_format",
+            "structured_outputs",
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "text",
+            "output_config",
+        ];
+        match &self.payload {
+            Payload::Json(object) if !self.stream => {
+                FORMS.iter().any(|name| object.present(name).is_some())
+            }
+            _ => false,
+        }
+    }
+
     /// Writes into the body what every call needs: the model's id, and usage on streams.
     pub(super) fn prepare(&mut self, served: Option<&str>, known: &Knowledge) {
         let Payload::Json(object) = &mut self.payload else {

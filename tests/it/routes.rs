@@ -265,7 +265,7 @@ async fn any_key_may_reload_and_head_does_not() {
 
 #[tokio::test]
 async fn accounts_are_disabled_and_say_so() {
-    let (_server, gate) = start("tiny-chat", &[]).await;
+    let (_server, gate) = start("tiny-chat", &[("DATABASE_URL", "none")]).await;
     for line in [
         "POST /auth/register",
         "POST /auth/token",

@@ -208,12 +208,18 @@ impl Users {
         answered(self.store.budget_use(&allowance.owner, 0, since_ms)).await
     }
 
-    /// Users by name, `limit` of them after `after`.
+    /// Users by name, `limit` of them after `after`, a name or nothing.
     ///
     /// # Errors
-    /// `store_unavailable`.
+    /// `invalid_request`, `store_unavailable`.
     pub async fn list(&self, after: &str, limit: u32) -> Result<Vec<User>, Error> {
-        let after = after.to_ascii_lowercase();
+        let after = match after {
+            "" => String::new(),
+            name => name::fold(name).ok_or_else(|| {
+                let text = "the field after must be the name of a user";
+                Error::new(Code::InvalidRequest, text).param("after")
+            })?,
+        };
         let rows = answered(self.store.users(&after, limit)).await?;
         Ok(rows.into_iter().map(User::from).collect())
     }

@@ -8,18 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::logged::integer;
-
-/// A lease that was charged whole, as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Charged {
-    pub lease: String,
-    /// Whose budget it is of.
-    pub owner: String,
-    /// Tokens whose use its owner told before it expired.
-    pub settled: u64,
-    /// Tokens charged beyond these, and not credited yet.
-    pub left: u64,
-}
+use crate::store::ChargedLease;
 
 /// What the log says of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +31,8 @@ pub(super) enum Doubt {
     Contradiction(u64),
     /// Tokens that the log accounts for: fewer than were settled.
     TooLittle(u64),
+    /// Its last calls may be on their way into the log.
+    Fresh,
 }
 
 impl fmt::Display for Doubt {
@@ -53,6 +44,9 @@ impl fmt::Display for Doubt {
                 f,
                 "the log accounts for {tokens} tokens only, more were settled"
             ),
+            Self::Fresh => f.write_str(
+                "it ended only now, lines of it may still come: run this again in some minutes",
+            ),
         }
     }
 }
@@ -60,7 +54,7 @@ impl fmt::Display for Doubt {
 /// The charged leases, and what a log tells of them.
 #[derive(Default)]
 pub(super) struct Leases {
-    charged: Vec<Charged>,
+    charged: Vec<ChargedLease>,
     /// By lease and number.
     calls: HashMap<String, BTreeMap<u64, Call>>,
     /// A lease's call that was told of in two ways.
@@ -92,11 +86,11 @@ impl Call {
 }
 
 impl Leases {
-    pub(super) fn of(charged: Vec<Charged>) -> Self {
+    pub(super) fn of(charged: Vec<ChargedLease>) -> Self {
         let calls = charged.iter();
         Self {
             calls: calls
-                .map(|charged| (charged.lease.clone(), BTreeMap::new()))
+                .map(|charged| (charged.id.clone(), BTreeMap::new()))
                 .collect(),
             charged,
             contradictions: HashMap::new(),
@@ -134,18 +128,25 @@ impl Leases {
         }
     }
 
-    /// What was found, per lease.
-    pub(super) fn conclude(self) -> Vec<(Charged, Finding)> {
-        let find = |charged: &Charged| match self.contradictions.get(&charged.lease) {
-            Some(number) => Finding::Doubtful(Doubt::Contradiction(*number)),
-            None => judge(charged, &self.calls[&charged.lease]),
+    /// What was found, per lease. Of leases that ended after `whole_until_ms` the log may lack the
+    /// last calls.
+    pub(super) fn conclude(self, whole_until_ms: i64) -> Vec<(ChargedLease, Finding)> {
+        let find = |charged: &ChargedLease| {
+            let calls = &self.calls[&charged.id];
+            match self.contradictions.get(&charged.id) {
+                Some(number) => Finding::Doubtful(Doubt::Contradiction(*number)),
+                None if !calls.is_empty() && charged.expired_at_ms > whole_until_ms => {
+                    Finding::Doubtful(Doubt::Fresh)
+                }
+                None => judge(charged, calls),
+            }
         };
         let findings: Vec<Finding> = self.charged.iter().map(find).collect();
         self.charged.into_iter().zip(findings).collect()
     }
 }
 
-fn judge(charged: &Charged, calls: &BTreeMap<u64, Call>) -> Finding {
+fn judge(charged: &ChargedLease, calls: &BTreeMap<u64, Call>) -> Finding {
     if calls.is_empty() {
         return Finding::Unseen;
     }

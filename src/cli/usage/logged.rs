@@ -47,6 +47,8 @@ pub(super) struct Log {
     pub unknown_columns: BTreeSet<String>,
     /// Leases to look for, and what was found of them.
     pub leases: Leases,
+    /// It holds entries of Cloud Logging, where lines arrive some time after they were written.
+    pub is_clouds: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -92,6 +94,7 @@ impl Log {
             faulty_rows: 0,
             unknown_columns: BTreeSet::new(),
             leases: Leases::default(),
+            is_clouds: false,
         };
         if is_array {
             log.skip(|byte| byte.is_ascii_whitespace())?;
@@ -113,7 +116,7 @@ impl Log {
                 self.next_line()?
             };
             let Some(entry) = entry else { break };
-            let line = line_of(entry);
+            let line = self.line_of(entry);
             self.leases.note(&line);
             let Some(usage) = usage_of(line) else {
                 continue;
@@ -174,6 +177,16 @@ impl Log {
         }
     }
 
+    /// The line of an entry: a line as the gateway writes it, or what Cloud Logging makes of such a
+    /// line.
+    fn line_of(&mut self, mut entry: Value) -> Value {
+        if entry["jsonPayload"].is_object() {
+            self.is_clouds = true;
+            entry = entry["jsonPayload"].take();
+        }
+        entry
+    }
+
     /// A row with all columns and nothing else, or what is wrong with it.
     fn row(&mut self, mut usage: Map<String, Value>) -> Result<Row, String> {
         let id = usage.get("request_id").and_then(Value::as_str);
@@ -200,14 +213,6 @@ impl Log {
             text,
         })
     }
-}
-
-/// The line of an entry: a line as the gateway writes it, or what Cloud Logging makes of such a line.
-fn line_of(mut entry: Value) -> Value {
-    if entry["jsonPayload"].is_object() {
-        entry = entry["jsonPayload"].take();
-    }
-    entry
 }
 
 /// The row of a line, if it has one.

@@ -1,5 +1,6 @@
-//! `tollgate usage reconcile`: rows that only the log has come into the table. A gateway that was
-//! killed, or whose table was out of reach for too long, has left them there. Twice is as once.
+//! `tollgate usage reconcile`: rows that only the log has come into the table, and what it proves to
+//! be unused of charged leases goes back to budgets. A gateway that was killed, or whose table was out
+//! of reach for too long, has left them there. Twice is as once.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -9,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::Place;
+use super::credit::Credits;
 use super::logged::{Log, Row};
+use crate::config::{Database, Paths};
 use crate::google::{Parameter, Table, Verdict};
 use crate::store::UsageTable;
 
@@ -29,13 +32,19 @@ const WHICH_ARE_THERE: &str = "SELECT DISTINCT request_id FROM {table} \
 const EXAMPLES: &str = "\
 Examples:
   tollgate usage reconcile gateway.log         lines as the gateway wrote them (LOG_FORMAT=json)
-  gcloud logging read --freshness=7d --format=json 'jsonPayload.message=\"usage\"' \\
-      | tollgate usage reconcile -             entries of Cloud Logging
+  gcloud logging read --freshness=7d --format=json \\
+      'jsonPayload.message=(\"usage\" OR \"reserved\")' | tollgate usage reconcile -
+                                               entries of Cloud Logging
+
+Where DATABASE_URL leads to budgets, leases that were charged whole because their gateway was killed
+are credited with what the log proves to be unused. It needs the lines \"reserved\" beside \"usage\", from
+before the lease began; a lease of which the log lacks a call stays as it is.
 
 A row that still waits in a running gateway may come twice into BigQuery's table; the views and
 `tollgate usage` count it once.";
 
-/// Brings rows that only the log has into the table.
+/// Brings rows that only the log has into the table, and credits budgets with what it proves to be
+/// unused.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -56,14 +65,44 @@ struct Counts {
     unread: usize,
 }
 
-/// Reads the log, looks up which rows are in the table, and writes the others.
+/// Reads the log, looks up which rows are in the table, writes the others, and credits leases.
 ///
 /// # Errors
-/// When the log cannot be read or the table cannot be read or written; also when a row was refused or
-/// is not whole, after all others were brought in.
-pub(super) async fn run(args: Args, place: Place) -> anyhow::Result<()> {
+/// When the log cannot be read, or the table or the database cannot be read or written; also when a row
+/// was refused or is not whole, after all others were brought in.
+pub(super) async fn run(args: Args, paths: Paths) -> anyhow::Result<()> {
     // Nothing else runs in this process that reading could keep from running.
     let mut log = Log::open(&args.log)?;
+    // Trouble with the one must not keep the other from being done.
+    let credits = credits(&paths.database, args.dry_run, &mut log).await;
+    let counts = match Place::of(paths) {
+        Ok(place) => bring_in(&args, place, &mut log).await?,
+        Err(cause) if matches!(credits, Ok(None)) => return Err(cause),
+        Err(_) => read_through(&mut log)?,
+    };
+    if let Some(credits) = &credits? {
+        let credited = credits.give(&mut log).await;
+        credits.close().await;
+        super::super::print(&credited.context("not all leases could be credited")?)?;
+    }
+    conclude(&log, &counts)
+}
+
+/// The budgets of the configuration, and in the log what to look for.
+async fn credits(
+    database: &Database,
+    dry_run: bool,
+    log: &mut Log,
+) -> anyhow::Result<Option<Credits>> {
+    let credits = Credits::open(database, dry_run).await?;
+    if let Some(credits) = &credits {
+        log.leases = credits.leases().await?;
+    }
+    Ok(credits)
+}
+
+/// Writes the rows that are missing.
+async fn bring_in(args: &Args, place: Place, log: &mut Log) -> anyhow::Result<Counts> {
     let name = place.describe();
     let target = Target::open(place, args.dry_run).await?;
     let mut counts = Counts::default();
@@ -86,7 +125,13 @@ pub(super) async fn run(args: Args, place: Place) -> anyhow::Result<()> {
     }
     target.close().await;
     super::super::print(&counts.report(&name, args.dry_run))?;
-    conclude(&log, &counts)
+    Ok(counts)
+}
+
+/// Where there is no table the log is read for its leases alone.
+fn read_through(log: &mut Log) -> anyhow::Result<Counts> {
+    while !log.next_rows(LOOK_UP_ROWS)?.is_empty() {}
+    Ok(Counts::default())
 }
 
 impl Counts {
@@ -131,7 +176,7 @@ fn conclude(log: &Log, counts: &Counts) -> anyhow::Result<()> {
 }
 
 /// A line for people beside the result.
-fn tell(text: &str) {
+pub(super) fn tell(text: &str) {
     // A closed terminal leaves nobody to tell.
     let _unread = writeln!(io::stderr(), "tollgate: {text}");
 }

@@ -32,6 +32,8 @@ pub struct Gauges {
     pub key_set_fetches_failed_total: u64,
     /// `None` without a database.
     pub budgets: Option<BudgetGauges>,
+    /// `None` without users.
+    pub password_hashes_total: Option<u64>,
     /// Base URLs from the configuration, and whether each answers as far as is known.
     pub upstream_up: Vec<(String, bool)>,
 }
@@ -63,6 +65,13 @@ fn passing(gauges: &Gauges) -> Registry {
     describe_keys(&mut registry, gauges);
     if let Some(budgets) = &gauges.budgets {
         describe_budgets(&mut registry, budgets);
+    }
+    if let Some(hashes) = gauges.password_hashes_total {
+        registry.register(
+            "tollgate_password_hashes",
+            "Passwords of users that were hashed, at logins and to be kept",
+            ConstCounter::new(hashes),
+        );
     }
     let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
     for (url, up) in &gauges.upstream_up {
@@ -295,6 +304,7 @@ mod tests {
                 store_statements_total: 9,
                 ..BudgetGauges::default()
             }),
+            password_hashes_total: Some(5),
             upstream_up: vec![("http://h:1".to_owned(), true)],
             ..Gauges::default()
         };
@@ -310,6 +320,7 @@ mod tests {
             "tollgate_budget_tokens_leased 7",
             "# TYPE tollgate_store_statements_total counter",
             "tollgate_store_statements_total 9",
+            "tollgate_password_hashes_total 5",
             "tollgate_rows_last_written_timestamp_seconds 0.0",
             "# TYPE tollgate_key_set_info gauge",
             r#"tollgate_key_set_info{version="v7"} 1"#,

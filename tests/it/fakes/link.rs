@@ -2,13 +2,13 @@
 //! or lossy. It knows no protocol.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
 /// What the network does.
@@ -25,7 +25,13 @@ pub enum Mood {
     Down,
 }
 
-/// A port that leads to another one.
+/// Where it leads.
+pub enum Target {
+    Port(SocketAddr),
+    Socket(PathBuf),
+}
+
+/// A port of this machine that leads elsewhere.
 pub struct Link {
     addr: SocketAddr,
     mood: watch::Sender<Mood>,
@@ -37,7 +43,7 @@ impl Link {
     ///
     /// # Panics
     /// When there is no port.
-    pub async fn to(target: SocketAddr) -> Self {
+    pub async fn to(target: Target) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let mood = watch::Sender::new(Mood::Passes);
@@ -50,8 +56,17 @@ impl Link {
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let way = way.clone();
-                if let Ok(far) = TcpStream::connect(target).await {
-                    tokio::spawn(way.carry(near, far));
+                match &target {
+                    Target::Port(addr) => {
+                        if let Ok(far) = TcpStream::connect(addr).await {
+                            tokio::spawn(way.carry(near, far));
+                        }
+                    }
+                    Target::Socket(path) => {
+                        if let Ok(far) = UnixStream::connect(path).await {
+                            tokio::spawn(way.carry(near, far));
+                        }
+                    }
                 }
             }
         });
@@ -81,9 +96,9 @@ struct Way {
 
 impl Way {
     /// Both directions, until either ends or the network is down; both sockets close then.
-    async fn carry(mut self, near: TcpStream, far: TcpStream) {
+    async fn carry(mut self, near: TcpStream, far: impl AsyncRead + AsyncWrite) {
         let (near_in, near_out) = near.into_split();
-        let (far_in, far_out) = far.into_split();
+        let (far_in, far_out) = tokio::io::split(far);
         let (there, back) = (self.clone(), self.clone());
         tokio::select! {
             () = there.questions(near_in, far_out) => {}
@@ -92,7 +107,11 @@ impl Way {
         }
     }
 
-    async fn questions(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn questions(
+        mut self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) {
         let mut piece = vec![0; 64 * 1024];
         while let Ok(bytes @ 1..) = from.read(&mut piece).await {
             self.speaks().await;
@@ -102,7 +121,7 @@ impl Way {
         }
     }
 
-    async fn answers(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn answers(mut self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
         let mut piece = vec![0; 64 * 1024];
         while let Ok(bytes @ 1..) = from.read(&mut piece).await {
             let mood = self.speaks().await;

@@ -102,6 +102,11 @@ impl Postgres {
         }
     }
 
+    /// Id of its first process.
+    pub fn process_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
     /// A fresh database.
     pub async fn database(&self) -> String {
         make_database(&self.url("postgres", SUPERUSER)).await

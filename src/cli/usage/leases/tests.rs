@@ -7,12 +7,14 @@ use super::*;
 
 const LEASE: &str = "l1";
 
-fn charged(settled: u64, left: u64) -> Charged {
-    Charged {
-        lease: LEASE.to_owned(),
+fn charged(settled: u64, left: u64) -> ChargedLease {
+    ChargedLease {
+        id: LEASE.to_owned(),
         owner: "service:ci".to_owned(),
-        settled,
+        period_start_ms: 0,
         left,
+        settled,
+        expired_at_ms: 1000,
     }
 }
 
@@ -26,10 +28,10 @@ fn ended(number: u64, tokens: u64) -> Value {
         "budget": {"lease": LEASE, "number": number, "charged": tokens}})
 }
 
-fn find(charged: Charged, lines: &[Value]) -> Finding {
+fn find(charged: ChargedLease, lines: &[Value]) -> Finding {
     let mut leases = Leases::of(vec![charged]);
     lines.iter().for_each(|line| leases.note(line));
-    leases.conclude().remove(0).1
+    leases.conclude(1000).remove(0).1
 }
 
 #[test]
@@ -125,7 +127,7 @@ fn lines_of_other_leases_and_other_lines_are_passed_over() {
         json!({"message": "listening", "budget": {"lease": LEASE, "number": 1, "tokens": 1}}),
     ];
     assert_eq!(find(charged(0, 9), &lines), Finding::Unseen);
-    assert!(Leases::default().conclude().is_empty());
+    assert!(Leases::default().conclude(0).is_empty());
 }
 
 #[test]
@@ -139,6 +141,17 @@ fn numbers_may_be_floats_as_in_cloud_logging() {
         open: 0,
     };
     assert_eq!(find(charged(0, 1000), &lines), unused);
+}
+
+#[test]
+fn a_lease_that_ended_while_the_log_was_under_way_waits() {
+    let find = |lines: &[Value]| {
+        let mut leases = Leases::of(vec![charged(0, 9)]);
+        lines.iter().for_each(|line| leases.note(line));
+        leases.conclude(999).remove(0).1
+    };
+    assert_eq!(find(&[reserved(1, 5)]), Finding::Doubtful(Doubt::Fresh));
+    assert_eq!(find(&[]), Finding::Unseen);
 }
 
 /// One call: what it reserved, the share in percent that it used, whether its end was written, and

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::fakes::engine::Engine;
-use crate::fakes::link::{Link, Mood};
+use crate::fakes::link::{Link, Mood, Target};
 use crate::fakes::wire::{self, Wire};
 
 const PACE: Duration = Duration::from_millis(2);
@@ -70,7 +70,7 @@ async fn a_link_loses_answers_but_not_questions() {
         .trim_start_matches("http://")
         .parse()
         .expect("an address");
-    let link = Link::to(target).await;
+    let link = Link::to(Target::Port(target)).await;
     let ask = async || {
         let body = json!({"prompt": "x", "max_tokens": 3});
         let headers = [("content-type", "application/json")];
