@@ -10,9 +10,9 @@ use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance, sleep};
 
+use super::super::Used;
 use super::super::entry::lock;
 use super::super::model::Model;
-use super::super::Used;
 use super::*;
 
 const LIFE: Duration = Duration::from_secs(60);
