@@ -191,10 +191,11 @@ impl Store {
                 }
             }
         };
+        let watch = self.standing.watch();
         let late = || Err(StoreError::late("the database did not answer in time"));
         let outcome = timeout(DEADLINE, Box::pin(work)).await;
         let outcome = outcome.unwrap_or_else(|_| late());
-        self.standing.note(&outcome);
+        watch.end(&outcome);
         outcome
     }
 
@@ -230,10 +231,11 @@ impl Store {
 
     /// Prepares the database, with time to wait for others that do.
     async fn prepare(&self) -> Result<(), StoreError> {
+        let watch = self.standing.watch();
         let late = || Err(StoreError::late("the database did not get ready in time"));
-        let outcome = timeout(PREPARE_WAIT, self.prepared()).await;
+        let outcome = timeout(PREPARE_WAIT, Box::pin(self.prepared())).await;
         let outcome = outcome.unwrap_or_else(|_| late());
-        self.standing.note(&outcome);
+        watch.end(&outcome);
         outcome
     }
 

@@ -48,5 +48,6 @@ mod tidy;
 mod usage;
 mod usage_bigquery;
 mod users;
+mod users_verb;
 mod waiting;
 mod walk;

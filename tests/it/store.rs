@@ -2,4 +2,12 @@
 //! embedded file, and on a real Postgres server where one is installed.
 
 mod bench;
+mod budgets;
+mod charged;
+mod cuts;
+mod opening;
+mod outages;
+mod proxy;
+mod random;
+mod serving;
 mod users;

@@ -68,6 +68,14 @@ impl Alerts {
         }
     }
 
+    /// The store will not have the exchanges of a lease.
+    pub fn forsaken(owner: &str) {
+        tracing::error!(
+            budget = owner,
+            "the database knows an older state of a lease: its tokens will count twice"
+        );
+    }
+
     fn is_news(&self, owner: &str, period_start_ms: i64) -> bool {
         let mut used_up = lock(&self.used_up);
         used_up.put(owner.into(), period_start_ms) != Some(period_start_ms)

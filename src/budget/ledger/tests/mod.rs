@@ -12,7 +12,7 @@ use tokio::time::{Instant, advance, sleep};
 
 use super::super::entry::lock;
 use super::super::model::Model;
-use super::super::{Period, Used};
+use super::super::Used;
 use super::*;
 
 const LIFE: Duration = Duration::from_secs(60);
