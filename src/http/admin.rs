@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::body::Answer;
 use super::{Gateway, ops, reply};
 use crate::auth::{KeyEntry, PreviousKey, Rejected};
+use crate::budget::Budgets;
 use crate::error::Error;
 
 /// `GET` or `POST /admin/reload-keys`; `HEAD` does not reload.
@@ -77,8 +78,23 @@ pub fn status(gateway: &Gateway) -> Answer {
             "max_concurrent": "per instance",
             "token_limit": if gateway.budgets.is_some() { "all instances together" } else { "none: there is no database" },
         },
+        "store": gateway.store.as_ref().map_or("none", |store| store.state().as_str()),
+        "budgets": gateway.budgets.as_ref().map(budgets),
     });
     reply::json(StatusCode::OK, &body)
+}
+
+/// What this instance has of all budgets together, in tokens but for the counts.
+fn budgets(budgets: &Budgets) -> Value {
+    let status = budgets.status();
+    json!({
+        "owners": status.owners,
+        "leased": status.leased,
+        "reserved": status.reserved,
+        "untold": status.untold,
+        "exchanges": status.exchanges,
+        "exchanges_failed": status.failed,
+    })
 }
 
 fn key(key: &KeyEntry) -> Value {

@@ -39,11 +39,23 @@ async fn admins_see_the_limits_of_keys_and_over_what_they_hold() {
         (&plain["wake"], &plain["dry_run"]),
         (&json!(true), &json!(false))
     );
-    let limits = gate.admin("/admin/status").await.json()["limits"].clone();
+    let status = gate.admin("/admin/status").await.json();
+    let limits = &status["limits"];
     for field in ["requests_per_minute", "tokens_per_minute", "max_concurrent"] {
         assert_eq!(limits[field], "per instance", "{field}");
     }
     assert_eq!(limits["token_limit"], "all instances together");
+    assert_eq!(status["store"], "ready");
+    for sum in [
+        "owners",
+        "leased",
+        "reserved",
+        "untold",
+        "exchanges",
+        "exchanges_failed",
+    ] {
+        assert_eq!(status["budgets"][sum], 0, "{sum}");
+    }
 }
 
 #[tokio::test]
@@ -53,6 +65,10 @@ async fn a_token_limit_without_a_database_shuts_the_key_out_and_says_so() {
     assert_eq!(gate.ask("GET /v1/models", &[], b"").await.status, 401);
     let status = gate.admin("/admin/status").await.json();
     assert_eq!(status["keys"]["loaded"], 1);
+    assert_eq!(
+        (&status["store"], &status["budgets"]),
+        (&json!("none"), &Value::Null)
+    );
     assert_eq!(
         status["limits"]["token_limit"],
         "none: there is no database"
