@@ -111,7 +111,7 @@ impl Budgets {
             period: allowance.period,
             after: 0,
         };
-        let held = {
+        let at_once = {
             let mut account = entry.lock();
             account.adopt(allowance);
             want.after = account.exchanges();
@@ -121,8 +121,8 @@ impl Budgets {
             };
             hold.map(|hold| (hold, account.standing(allowance, &now)))
         };
-        let (hold, standing) = match held {
-            Some(held) => held,
+        let (hold, standing) = match at_once {
+            Some(found) => found,
             None => self.wait(&entry, allowance, &want, patience).await?,
         };
         Ok(Reservation::new(entry, hold, standing))

@@ -2,7 +2,9 @@
 //! the worst engine there could be, and by scripts/prove-bounds.sh against a real vLLM.
 
 mod bodies;
+mod capped;
 mod server;
+mod shapes;
 mod worst;
 
 use std::sync::Arc;
@@ -248,7 +250,7 @@ fn upstream(url: &str) -> Upstream {
         urls: vec![url.to_owned()],
         api_key: None,
         auth: UpstreamAuth::None,
-        aliases: std::collections::BTreeMap::new(),
+        aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
     };
     let google = Google::new(&GoogleConfig::default());
     let upstream = Upstream::new(&config, &limits, &google.into(), false, Arc::default());

@@ -49,10 +49,11 @@ impl Alerts {
                 tell_used_up(owner, limit, answer.used, is_dry);
             }
             // Nobody refuses its calls, which would tell.
-            None if is_dry && answer.used >= limit => {
-                if self.is_news(owner, exchange.period_start_ms) {
-                    tell_used_up(owner, limit, answer.used, is_dry);
-                }
+            None if is_dry
+                && answer.used >= limit
+                && self.is_news(owner, exchange.period_start_ms) =>
+            {
+                tell_used_up(owner, limit, answer.used, is_dry);
             }
             None => {}
         }
