@@ -1,4 +1,4 @@
-//! Calls of minutes in paused time.
+//! What a minute promises.
 
 use std::collections::VecDeque;
 
