@@ -23,9 +23,9 @@ fi
 
 echo "== Rust tests"
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --no-fail-fast --no-tests=fail "$@"
+    scripts/test-postgres.sh cargo nextest run --locked --no-fail-fast --no-tests=fail "$@"
 else
-    cargo test --locked --no-fail-fast "$@"
+    scripts/test-postgres.sh cargo test --locked --no-fail-fast "$@"
 fi
 
 # The clients are tried as a whole; a filter asks for less.

@@ -64,7 +64,12 @@ impl Books {
         }
     }
 
-    pub async fn exchange(&self, entry: &Entry, exchange: &Exchange) -> Result<Exchanged, Silent> {
+    /// The answer; `None` if the store will never take this exchange, as it has gone back in time.
+    pub async fn exchange(
+        &self,
+        entry: &Entry,
+        exchange: &Exchange,
+    ) -> Result<Option<Exchanged>, Silent> {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         let attempt = async {
             match &self.source {
@@ -76,7 +81,11 @@ impl Books {
         let cause = match timeout(ATTEMPT, Box::pin(attempt)).await {
             Ok(Ok(answer)) => {
                 self.succeed(entry);
-                return Ok(answer);
+                return Ok(Some(answer));
+            }
+            Ok(Err(error)) if error.is_out_of_order() => {
+                self.succeed(entry);
+                return Ok(None);
             }
             Ok(Err(error)) => chain(&error),
             Err(_) => "the database did not answer in time".to_owned(),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::account::Account;
 
 /// A fault that may come with each call is told of this often.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 pub(super) struct Entry {
     pub owner: Arc<str>,

@@ -17,6 +17,8 @@ const LAST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Lease {
     pub id: Arc<str>,
+    /// The store's name for it: its id, unless it was forsaken.
+    name: Arc<str>,
     pub span: Span,
     /// Of the last exchange, from 1.
     number: i64,
@@ -34,6 +36,8 @@ pub(super) struct Lease {
     /// When the last answered exchange was sent.
     renewed: Option<Moment>,
     is_charged: bool,
+    /// The store does not know it as we do: what its calls use is told beside it.
+    is_forsaken: bool,
     under_way: Option<UnderWay>,
 }
 
@@ -66,8 +70,10 @@ pub(super) struct Ask {
 
 impl Lease {
     pub fn new(span: Span) -> Self {
+        let id = new_name();
         Self {
-            id: uuid::Uuid::now_v7().simple().to_string().into(),
+            name: id.clone(),
+            id,
             span,
             number: 0,
             tokens: 0,
@@ -79,6 +85,7 @@ impl Lease {
             numbered: 0,
             renewed: None,
             is_charged: false,
+            is_forsaken: false,
             under_way: None,
         }
     }
@@ -162,13 +169,46 @@ impl Lease {
     pub fn release(&mut self, reserved: u64) {
         self.calls = self.calls.saturating_sub(1);
         self.reserved = self.reserved.saturating_sub(reserved);
+        if self.is_forsaken {
+            self.tokens = self.reserved;
+        }
     }
 
     pub fn end(&mut self, ended: &Ended) {
         self.release(ended.reserved);
-        self.spent += ended.spent;
         self.unleased += ended.unleased;
-        let day = ended.day;
+        if self.is_forsaken {
+            self.unleased += ended.spent;
+        } else {
+            self.spent += ended.spent;
+        }
+        self.add_day(ended.day);
+    }
+
+    /// The store will take no more exchanges of it, and charges it whole when it ends. By then it may
+    /// be another lease than ours, so use counts once more, under a new name.
+    pub fn forsake(&mut self) {
+        if let Some(under_way) = self.under_way.take() {
+            let exchange = &under_way.exchange;
+            self.unleased += exchange.spent + exchange.unleased;
+            for day in &exchange.days {
+                self.add_day(*day);
+            }
+        }
+        self.unleased += std::mem::take(&mut self.spent);
+        self.tokens = self.reserved;
+        self.name = new_name();
+        self.number = 0;
+        self.renewed = None;
+        self.is_charged = true;
+        self.is_forsaken = true;
+    }
+
+    pub fn is_named(&self, name: &str) -> bool {
+        *self.name == *name
+    }
+
+    fn add_day(&mut self, day: DayUse) {
         match self.days.iter_mut().find(|sum| sum.day_ms == day.day_ms) {
             None => self.days.push(day),
             Some(sum) => {
@@ -192,7 +232,7 @@ impl Lease {
             period_start_ms: self.span.start_ms,
             period_end_ms: self.span.end_ms,
             limit: party.limit,
-            lease: self.id.to_string(),
+            lease: self.name.to_string(),
             number: self.number,
             spent: std::mem::take(&mut self.spent),
             returned,
@@ -224,6 +264,10 @@ impl Lease {
             self.renewed = Some(under_way.sent);
         }
     }
+}
+
+fn new_name() -> Arc<str> {
+    uuid::Uuid::now_v7().simple().to_string().into()
 }
 
 /// Whose exchanges these are.

@@ -16,7 +16,7 @@ use super::account::{Account, Hold, Look, Outgoing, Want};
 use super::books::{ATTEMPT, Books, Silent, Source};
 use super::clock::{Clock, Moment, Reading};
 use super::entry::{Entry, Turn, lock};
-use super::{Allowance, Reservation, Standing};
+use super::{Allowance, Period, Reservation, Standing};
 use crate::store::Store;
 
 /// The store is asked so often in a row for one call at most: answers may be that the lease has
@@ -111,7 +111,7 @@ impl Budgets {
             period: allowance.period,
             after: 0,
         };
-        let held = {
+        let at_once = {
             let mut account = entry.lock();
             account.adopt(allowance);
             want.after = account.exchanges();
@@ -121,8 +121,8 @@ impl Budgets {
             };
             hold.map(|hold| (hold, account.standing(allowance, &now)))
         };
-        let (hold, standing) = match held {
-            Some(held) => held,
+        let (hold, standing) = match at_once {
+            Some(found) => found,
             None => self.wait(&entry, allowance, &want, patience).await?,
         };
         Ok(Reservation::new(entry, hold, standing))
@@ -135,6 +135,13 @@ impl Budgets {
         let now = self.now();
         let standing = entry.lock().standing(allowance, &now);
         Some(standing)
+    }
+
+    /// Start of the period that is on by the database's clock, in milliseconds since 1970; 0 for a
+    /// total.
+    #[must_use]
+    pub fn period_start_ms(&self, period: Period) -> i64 {
+        self.now().span(period).start_ms
     }
 
     #[must_use]
@@ -243,6 +250,11 @@ impl Budgets {
             return Ok(false);
         };
         let answer = self.books.exchange(entry, &outgoing.exchange).await?;
+        let Some(answer) = answer else {
+            entry.lock().forsake(&outgoing);
+            Alerts::forsaken(&entry.owner);
+            return Ok(true);
+        };
         let came = Moment::now();
         let now = {
             let mut clock = lock(&self.clock);

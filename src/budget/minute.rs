@@ -14,7 +14,7 @@ use super::entry::lock;
 
 /// The second that is on, and sixty before it.
 const SLOTS: usize = 61;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 /// When only calls in flight stand in the way, nobody knows when they end.
 const UNKNOWN: Duration = Duration::from_secs(5);
 

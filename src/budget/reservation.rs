@@ -72,6 +72,7 @@ impl Reservation {
 
     /// Gives the call its place on the lease; `None` where nothing is leased. To be asked once, by
     /// who writes it down: a number that nobody knows of makes a gap.
+    #[must_use]
     pub fn slip(&self) -> Option<Slip> {
         let number = self.entry.lock().number(&self.hold)?;
         Some(Slip {

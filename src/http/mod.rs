@@ -12,6 +12,7 @@ mod hold;
 mod models;
 mod openai;
 mod ops;
+mod pulse;
 mod rates;
 mod relay;
 mod reply;
@@ -35,7 +36,7 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
-use crate::auth::{KeyRing, Principal, Recognised, Users, presented_key};
+use crate::auth::{KeyRing, Principal, Recognised, Users, Who, presented_key};
 use crate::budget::Budgets;
 use crate::config::{Instance, Limits};
 use crate::error::{Code, Error};
@@ -232,7 +233,7 @@ async fn to_route(
         // Taken before, with their bodies.
         Route::Call(_) | Route::Account(_) => Err(nothing_here()),
         Route::ReloadKeys => {
-            gateway.identify(headers).await?;
+            service_of(gateway, headers).await?;
             admin::reload_keys(gateway, &head.method).await
         }
         Route::AdminKeys => {
@@ -251,6 +252,18 @@ async fn may_list(gateway: &Gateway, headers: &http::HeaderMap) -> Result<(), Er
     match gateway.identify(headers).await {
         Err(error) if error.code() == Code::MissingApiKey && gateway.public_models => Ok(()),
         other => other.map(drop),
+    }
+}
+
+/// Any service key will do, but no user's.
+async fn service_of(gateway: &Gateway, headers: &HeaderMap) -> Result<Principal, Error> {
+    let principal = gateway.identify(headers).await?;
+    match principal.who {
+        Who::Service(_) => Ok(principal),
+        Who::User(_) => Err(Error::new(
+            Code::AdminRequired,
+            "this route needs a service key; users cannot call it",
+        )),
     }
 }
 

@@ -214,7 +214,7 @@ impl Locked<'_> {
             Some(limit) if is_in_period => self.budget.grant(lease, limit, wanted),
             _ => 0,
         };
-        let passed = limit.and_then(|limit| self.budget.pass(limit));
+        let passed = limit.and_then(|limit| self.budget.pass(limit, self.was.used));
         lease.passed = passed.unwrap_or(0);
         if !lease.is_charged {
             lease.expires_at_ms = self.now_ms.saturating_add(exchange.life_ms.max(0));

@@ -58,6 +58,13 @@ impl StoreError {
         }
     }
 
+    /// The exchange neither follows the last one of its lease nor is that one: the database has gone
+    /// back in time, and will not take it ever.
+    #[must_use]
+    pub fn is_out_of_order(&self) -> bool {
+        matches!(self.0, Fault::OutOfOrder)
+    }
+
     /// The database is away: the next call may find it.
     pub(super) fn is_outage(&self) -> bool {
         match &self.0 {

@@ -79,28 +79,28 @@ impl Budget {
         tokens
     }
 
-    /// The share of the limit that is passed now and was not told of. A higher limit begins anew.
-    pub(super) fn pass(&mut self, limit: u64) -> Option<u8> {
+    /// The share of the limit that is passed now and was not told of; a higher limit begins anew,
+    /// with what was `used_before`.
+    pub(super) fn pass(&mut self, limit: u64, used_before: u64) -> Option<u8> {
         let limit = limit.min(MOST);
-        let share = self.share(limit);
+        let passed = share(self.used, limit);
         if limit > self.alerted_limit {
-            self.alerted = self.alerted.min(share);
+            self.alerted = self.alerted.min(share(used_before, limit));
             self.alerted_limit = limit;
         }
-        if share <= self.alerted {
+        if passed <= self.alerted {
             return None;
         }
-        self.alerted = share;
+        self.alerted = passed;
         self.alerted_limit = limit;
-        Some(share)
+        Some(passed)
     }
+}
 
-    fn share(&self, limit: u64) -> u8 {
-        let reaches = |share: u8| {
-            let used = u128::from(self.used) * 100;
-            limit > 0 && used >= u128::from(limit) * u128::from(share)
-        };
-        let passed = SHARES.into_iter().find(|share| reaches(*share));
-        passed.unwrap_or(0)
-    }
+/// The highest of the shares that is used of a limit.
+fn share(used: u64, limit: u64) -> u8 {
+    let reaches =
+        |share: u8| limit > 0 && u128::from(used) * 100 >= u128::from(limit) * u128::from(share);
+    let passed = SHARES.into_iter().find(|share| reaches(*share));
+    passed.unwrap_or(0)
 }

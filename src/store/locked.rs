@@ -40,7 +40,7 @@ pub(super) struct Locked<'e> {
     owner: &'e str,
     period_start_ms: i64,
     pub(super) budget: Budget,
-    was: Budget,
+    pub(super) was: Budget,
     /// The database's clock.
     pub(super) now_ms: i64,
 }

@@ -10,6 +10,9 @@ use super::StoreError;
 /// Between two questions to a database that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// An operation that was left unfinished after so long was left because nobody answered.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What is known of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -62,8 +65,17 @@ impl Standing {
         may
     }
 
+    /// Begins to watch an operation.
+    pub(super) fn watch(&self) -> Watch<'_> {
+        Watch {
+            standing: self,
+            began: Instant::now(),
+            is_over: false,
+        }
+    }
+
     /// Notes what became of an operation, and tells of changes.
-    pub(super) fn note<T>(&self, outcome: &Result<T, StoreError>) {
+    fn note<T>(&self, outcome: &Result<T, StoreError>) {
         let mut known = self.lock();
         let was_told = known.is_told;
         match outcome {
@@ -92,6 +104,29 @@ impl Standing {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An operation under way, whose caller may leave it.
+pub(super) struct Watch<'s> {
+    standing: &'s Standing,
+    began: Instant,
+    is_over: bool,
+}
+
+impl Watch<'_> {
+    pub(super) fn end<T>(mut self, outcome: &Result<T, StoreError>) {
+        self.is_over = true;
+        self.standing.note(outcome);
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && self.began.elapsed() >= PATIENCE {
+            let late = StoreError::late("the database did not answer before its caller left");
+            self.standing.note::<()>(&Err(late));
+        }
     }
 }
 

@@ -36,7 +36,8 @@ fn mix(engine: &Engine, left: usize) -> Mix {
         left,
         failing: 5,
         tokens: (40, 120),
-        directed: engine.is_stand_in(),
+        // What breaks off half-way is charged at an upper bound, as what was left is.
+        breaking: left > 0 && engine.is_stand_in(),
     }
 }
 
@@ -146,5 +147,5 @@ async fn a_gateway_that_dies_and_one_that_freezes_do_not_pass_the_limit() {
         standing.used >= made,
         "{standing:?}, the engine made {made}"
     );
-    assert!(made >= LIMIT / 2, "{made} tokens were made");
+    assert!(made >= LIMIT / 3, "{made} tokens were made");
 }

@@ -12,13 +12,15 @@ use super::fakes::engine::Engine;
 use super::fakes::link::{Link, Mood};
 use super::fakes::postgres::Postgres;
 use super::fakes::wire::{self, Reply};
-use super::fleet::load::Mix;
+use super::fleet::load::{Mix, Tally};
 use super::fleet::site::{AT_LENGTH, FREE, OTHER, Site};
 use super::harness::KEY;
 
 /// Large enough for a lease to hold many calls.
 const LIMIT: u64 = 1_000_000;
 const LEASE: Duration = Duration::from_mins(1);
+/// So many calls together reserve less than a lease holds.
+const IN_HAND: usize = 20;
 /// A call that needs the database and does not get it is told so within this time.
 const BOUND: Duration = Duration::from_secs(12);
 /// A call that does not need it takes no longer than this.
@@ -50,7 +52,7 @@ fn mix(calls: usize) -> Mix {
         left: 0,
         failing: 0,
         tokens: (20, 60),
-        directed: true,
+        breaking: false,
     }
 }
 
@@ -73,7 +75,7 @@ async fn call(gate: SocketAddr, key: &str) -> (Reply, Duration) {
 async fn all_is_settled(site: &Site) {
     let made = site.engine.rest().await;
     let (used, others) = (site.settled("test").await, site.settled("other").await);
-    let free = site.told(|row| row["key_name"] == "free");
+    let free = site.told("free");
     println!("engine {made}, store {used} + {others}, without a limit {free}");
     assert_eq!(made, used + others + free);
 }
@@ -83,17 +85,17 @@ async fn answers_that_are_lost_on_the_way_charge_nothing_twice() {
     let Some((site, link)) = site(3).await else {
         return;
     };
-    link.turn(Mood::Loses(4));
-    let tally = mix(200).run(&site.addrs(), KEY).await;
+    let mut tally = Tally::default();
+    // An exchange has some ten answers: a different one is lost each time.
+    for every in [37, 23, 13] {
+        link.turn(Mood::Loses(every));
+        tally.join(mix(100).run(&site.addrs(), KEY).await);
+    }
     link.turn(Mood::Passes);
-    assert!(link.lost() > 0, "no answer was lost");
     println!("{} answers lost, {tally:?}", link.lost());
-    assert!(tally.of("done") >= 100, "{tally:?}");
-    assert_eq!(
-        tally.of("done") + tally.of("store_unavailable"),
-        200,
-        "{tally:?}"
-    );
+    assert!(link.lost() >= 5, "{} answers were lost", link.lost());
+    let (done, refused) = (tally.of("done"), tally.of("store_unavailable"));
+    assert!(done >= 50 && done + refused == 300, "{tally:?}");
     all_is_settled(&site).await;
 }
 
@@ -111,10 +113,24 @@ async fn a_slow_database_delays_no_call_that_has_tokens_in_hand() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert!(took < AT_ONCE, "{took:?}");
     }
-    let tally = mix(100).run(&site.addrs(), KEY).await;
-    assert_eq!(tally.of("done"), 100, "{tally:?}");
+    // More at once than a lease holds: they wait for the database, which takes its time.
+    link.turn(Mood::Slow(Duration::from_millis(100)));
+    answers_again(gate).await;
+    let tally = mix(300).run(&site.addrs(), KEY).await;
+    assert_eq!(tally.of("done"), 300, "{tally:?}");
     link.turn(Mood::Passes);
     all_is_settled(&site).await;
+}
+
+/// Calls that need the database are served again.
+async fn answers_again(gate: SocketAddr) {
+    let back_at = Instant::now();
+    while call(gate, OTHER).await.0.status != 200 {
+        assert!(
+            back_at.elapsed() < BOUND,
+            "the database is back, and still 503"
+        );
+    }
 }
 
 /// The database goes away and comes back: what callers see meanwhile, and what is in the store then.
@@ -126,7 +142,7 @@ async fn while_away(
     let gate = site.addrs()[0];
     let (reply, _) = call(gate, KEY).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let (mix, addrs) = (mix(60), site.addrs());
+    let (mix, addrs) = (mix(IN_HAND), site.addrs());
     let meanwhile = tokio::spawn(async move { mix.run(&addrs[..1], KEY).await });
     away(site).await;
     let until = Instant::now() + outage();
@@ -150,14 +166,8 @@ async fn while_away(
     );
     back(site).await;
     let tally = meanwhile.await.expect("calls");
-    assert_eq!(tally.of("done"), 60, "{tally:?}");
-    let back_at = Instant::now();
-    while call(gate, OTHER).await.0.status != 200 {
-        assert!(
-            back_at.elapsed() < BOUND,
-            "the database is back, and still 503"
-        );
-    }
+    assert_eq!(tally.of("done"), IN_HAND, "{tally:?}");
+    answers_again(gate).await;
     all_is_settled(site).await;
 }
 

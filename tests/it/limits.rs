@@ -1,6 +1,7 @@
 //! Token budgets, minute limits and concurrency in the life of a call, seen from outside.
 
 mod ended;
+mod held;
 mod lowered;
 mod minute;
 mod refused;
@@ -85,8 +86,6 @@ async fn cost_of(gate: &mut Gate, reply: &Reply) -> Cost {
 struct Cost {
     reserved: u64,
     charged: u64,
-    lease: Value,
-    number: Value,
 }
 
 impl Cost {
@@ -109,10 +108,19 @@ impl Cost {
         Self {
             reserved: reserved["tokens"].as_u64().expect("tokens"),
             charged: charged["charged"].as_u64().expect("tokens"),
-            lease: reserved["lease"].clone(),
-            number: reserved["number"].clone(),
         }
     }
+}
+
+/// Somebody who has registered; the key.
+async fn user(gate: &Gate, name: &str, token_limit: u64) -> String {
+    let body = json!({"username": name, "password": "a-long-password", "token_limit": token_limit});
+    let headers = [("content-type", "application/json"), ("x-api-key", ADMIN)];
+    let reply = gate
+        .ask("POST /auth/register", &headers, body.to_string().as_bytes())
+        .await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    reply.json()["api_key"].as_str().expect("a key").to_owned()
 }
 
 /// What the engine made of a call.

@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_wire;
 mod bounds;
 mod bq;
+mod budget_store;
 mod calls;
 mod check;
 mod cloud;

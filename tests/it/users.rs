@@ -1,18 +1,23 @@
 //! Users: what they register, show, change and see, as a new user would try it.
 
 mod admins;
+mod docs;
 mod forged;
 mod input;
 mod life;
 mod open;
 mod seeds;
+mod shared;
 mod slow;
+mod usage;
+
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::fakes::model_server::{ModelServer, Settings};
 use super::fakes::wire::Reply;
-use super::harness::Gate;
+use super::harness::{Gate, PATIENCE};
 
 const CHAT: &str = "/v1/chat/completions";
 /// No credential at all.
@@ -103,17 +108,24 @@ fn members(value: &Value) -> Vec<&str> {
     object.keys().map(String::as_str).collect()
 }
 
-/// The audit lines so far, as actor, action and subject.
-fn audit(gate: &Gate) -> Vec<(String, String, String)> {
-    let lines = gate.log();
-    let audit = lines.iter().filter(|line| line["message"] == "audit");
-    audit
-        .map(|line| {
-            (
-                text(&line["actor"]),
-                text(&line["action"]),
-                text(&line["subject"]),
-            )
-        })
-        .collect()
+/// The audit lines, as actor, action and subject, once there are `count`.
+async fn audit(gate: &Gate, count: usize) -> Vec<(String, String, String)> {
+    let read = || -> Vec<_> {
+        let lines = gate.log();
+        let audit = lines.iter().filter(|line| line["message"] == "audit");
+        audit
+            .map(|line| {
+                (
+                    text(&line["actor"]),
+                    text(&line["action"]),
+                    text(&line["subject"]),
+                )
+            })
+            .collect()
+    };
+    let began = Instant::now();
+    while read().len() < count && began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    read()
 }

@@ -8,7 +8,6 @@ use super::key::{Kind, shown_part};
 use super::session::too_many_failures;
 use super::{Caller, User, Users, answered, audit, name, password, unavailable};
 use crate::auth::KeyHash;
-use crate::budget::Allowance;
 use crate::config::{MOST_TOKENS, Registration};
 use crate::error::{Code, Error};
 use crate::store::{BudgetUse, NewKey, NewUser};
@@ -196,16 +195,17 @@ impl Users {
         Ok(user)
     }
 
-    /// How a budget stands, and its days since `since_ms`, in milliseconds since 1970.
+    /// How a budget stands, by its name and the start of its period, and its days since `since_ms`,
+    /// both in milliseconds since 1970.
     ///
     /// # Errors
     /// `store_unavailable`.
     pub async fn budget_use(
         &self,
-        allowance: &Allowance,
+        (owner, period_start_ms): (&str, i64),
         since_ms: i64,
     ) -> Result<BudgetUse, Error> {
-        answered(self.store.budget_use(&allowance.owner, 0, since_ms)).await
+        answered(self.store.budget_use(owner, period_start_ms, since_ms)).await
     }
 
     /// Users by name, `limit` of them after `after`, a name or nothing.

@@ -129,8 +129,9 @@ impl Users {
                 ..
             } => (user, expires_at_ms),
             Refreshed::Reused { user_id } => {
-                let user = format!("user:{user_id}");
-                audit(&user, "refresh_token_reused", &user);
+                let user = self.directory.user(user_id).await?;
+                let name = user.as_ref().map_or("", |user| &user.name);
+                audit(name, "refresh_token_reused", name);
                 return Err(token::invalid());
             }
             Refreshed::Unknown => return Err(token::invalid()),

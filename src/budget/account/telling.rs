@@ -57,13 +57,14 @@ impl Account {
     /// The answer to an exchange.
     pub fn answered(&mut self, outgoing: &Outgoing, answer: &Exchanged, now: &Reading) {
         let exchange = &outgoing.exchange;
-        let Some(lease) = self.find(&exchange.lease) else {
+        let is_its = |lease: &Lease| lease.is_named(&exchange.lease);
+        let is_current = self.current.as_ref().is_some_and(is_its);
+        let mut leases = self.former.iter_mut().chain(&mut self.current);
+        let Some(lease) = leases.find(|lease| is_its(lease)) else {
             return;
         };
         lease.answered(answer);
         let span = lease.span;
-        let is_current = |lease: &Lease| *lease.id == *exchange.lease;
-        let is_current = self.current.as_ref().is_some_and(is_current);
         if is_current || self.known.is_some_and(|known| known.span == span) {
             self.known = Some(Known {
                 span,
@@ -79,6 +80,16 @@ impl Account {
             self.former.extend(self.current.take());
         }
         self.tidy(now.at);
+    }
+
+    /// The store will never take this exchange, nor another of its lease.
+    pub fn forsake(&mut self, outgoing: &Outgoing) {
+        let is_its = |lease: &Lease| lease.is_named(&outgoing.exchange.lease);
+        let current = self.current.take_if(|current| is_its(current));
+        self.former.extend(current);
+        if let Some(lease) = self.former.iter_mut().find(|lease| is_its(lease)) {
+            lease.forsake();
+        }
     }
 
     /// Forgets leases that are over; true if nothing is left of the account.

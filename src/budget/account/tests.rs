@@ -150,7 +150,7 @@ impl World {
     fn reading(&self, at: usize) -> Reading {
         let instance = &self.instances[at];
         let wall = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now_ms()).unwrap());
-        let steady = self.base + (self.passed - instance.asleep);
+        let steady = self.base + self.passed.saturating_sub(instance.asleep);
         instance.clock.read(Moment::of(steady, wall))
     }
 

@@ -49,10 +49,11 @@ impl Alerts {
                 tell_used_up(owner, limit, answer.used, is_dry);
             }
             // Nobody refuses its calls, which would tell.
-            None if is_dry && answer.used >= limit => {
-                if self.is_news(owner, exchange.period_start_ms) {
-                    tell_used_up(owner, limit, answer.used, is_dry);
-                }
+            None if is_dry
+                && answer.used >= limit
+                && self.is_news(owner, exchange.period_start_ms) =>
+            {
+                tell_used_up(owner, limit, answer.used, is_dry);
             }
             None => {}
         }
@@ -66,6 +67,14 @@ impl Alerts {
         if is_spent && self.is_news(&allowance.owner, period_start_ms) {
             tell_used_up(&allowance.owner, allowance.limit.unwrap_or(0), used, false);
         }
+    }
+
+    /// The store will not have the exchanges of a lease.
+    pub fn forsaken(owner: &str) {
+        tracing::error!(
+            budget = owner,
+            "the database knows an older state of a lease: its tokens will count twice"
+        );
     }
 
     fn is_news(&self, owner: &str, period_start_ms: i64) -> bool {

@@ -124,9 +124,10 @@ impl Fields {
         }
     }
 
+    /// Something was said in a form.
     #[must_use]
-    pub fn is_json(&self) -> bool {
-        matches!(self, Self::Json(_))
+    pub fn is_form(&self) -> bool {
+        matches!(self, Self::Form(words) if !words.is_empty())
     }
 
     fn check_once(&self, name: &'static str) -> Result<(), Error> {

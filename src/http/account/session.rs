@@ -1,7 +1,6 @@
 //! Registration, login and refresh.
 
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
 use serde_json::json;
 
 use super::{Answer, Ask, fields, ok};
@@ -15,7 +14,7 @@ pub async fn register(ask: &mut Ask<'_>) -> Result<Answer, Error> {
     let admin = may_register(ask).await?;
     let fields = ask.fields().await?;
     // A page can send forms without asking first.
-    if !fields.is_json() && ask.headers().contains_key(CONTENT_TYPE) {
+    if fields.is_form() {
         return Err(Error::new(
             Code::UnsupportedMediaType,
             "this route takes JSON; send content-type: application/json",

@@ -27,7 +27,14 @@ pub async fn of(ask: &Ask<'_>, allowance: &Allowance, days: u64) -> Result<Budge
     let today_ms = now_ms - now_ms.rem_euclid(DAY_MS);
     let days = i64::try_from(days).unwrap_or(0);
     let since_ms = today_ms - (days - 1) * DAY_MS;
-    ask.users.budget_use(allowance, since_ms).await
+    let mut period_start_ms = 0;
+    if let Some(budgets) = &ask.gateway.budgets {
+        // Who has just made a call sees it.
+        budgets.tell(&allowance.owner).await;
+        period_start_ms = budgets.period_start_ms(allowance.period);
+    }
+    let period = (&*allowance.owner, period_start_ms);
+    ask.users.budget_use(period, since_ms).await
 }
 
 /// The days as answers show them.

@@ -163,8 +163,13 @@ fn chat() -> impl Strategy<Value = Value> {
             [{"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}]})),
         1 => content().prop_map(|content| json!({"role": "tool", "tool_call_id": "call_1", "content": content})),
         1 => (text(), text()).prop_map(|(thought, said)| json!({"role": "assistant", "reasoning_content": thought, "content": said})),
+    ]
+    .boxed();
+    let messages = prop_oneof![
+        6 => prop::collection::vec(message.clone(), 1..5),
+        1 => prop::collection::vec(message, 5..20),
+        1 => (1_usize..60).prop_map(|count| vec![json!({"role": "user", "content": ""}); count]),
     ];
-    let messages = prop::collection::vec(message, 1..5);
     (
         messages,
         tools(|tool| json!({"type": "function", "function": tool})),
@@ -318,6 +323,7 @@ fn parameters() -> impl Strategy<Value = Value> {
 fn arguments() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => parameters().prop_map(|value| value.to_string()),
+        2 => prop::collection::vec(parameters(), 1..30).prop_map(|values| Value::from(values).to_string()),
         1 => parameters().prop_map(|value| format!("\n {value:#}")),
         1 => select(vec!["{}".to_owned(), String::new(), "[1,[2,[3]]]".to_owned(), "{\"a\":1e15,\"b\":1e5}".to_owned()]),
     ]
@@ -350,7 +356,8 @@ fn text() -> impl Strategy<Value = String> {
         "     \n\n\n    ",
     ]);
     prop_oneof![
-        3 => prop::collection::vec(special, 1..4).prop_map(|parts| parts.concat()),
+        3 => prop::collection::vec(special.clone(), 1..4).prop_map(|parts| parts.concat()),
+        1 => (special, 1_usize..60).prop_map(|(part, times)| part.repeat(times)),
         2 => "[ -~]{0,60}",
         1 => prop::collection::vec(any::<char>(), 0..20).prop_map(|letters| letters.into_iter().collect::<String>()),
         1 => ("[a-z ]{1,8}", 1_usize..40).prop_map(|(word, times)| word.repeat(times)),

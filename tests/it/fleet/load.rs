@@ -25,8 +25,9 @@ pub struct Mix {
     pub failing: usize,
     /// Tokens of each answer, from and to.
     pub tokens: (u64, u64),
-    /// The engine follows directives: it can be told to fail on the way.
-    pub directed: bool,
+    /// Of those that fail some break off or die, for an engine that does so when it is told to. Else
+    /// all of them are refused.
+    pub breaking: bool,
 }
 
 /// What became of the calls, by what their callers saw.
@@ -160,8 +161,8 @@ impl Mix {
             return (shape, Turn::Proper);
         }
         match place % 3 {
-            0 if self.directed => (Shape::Plain, Turn::Failing),
-            1 if self.directed => (Shape::Stream, Turn::Cut),
+            0 if self.breaking => (Shape::Plain, Turn::Failing),
+            1 if self.breaking => (Shape::Stream, Turn::Cut),
             _ => (shape, Turn::Refused),
         }
     }

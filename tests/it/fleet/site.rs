@@ -165,21 +165,23 @@ impl Site {
         self.until("test", |standing| standing.leased == 0).await
     }
 
-    /// Waits until exactly what the usage rows tell is charged, and nothing is leased.
+    /// Waits until exactly what the log tells is charged, and nothing is leased.
     pub async fn settled(&self, key_name: &str) -> u64 {
-        let wished = |standing: &Standing| {
-            let told = self.told(|row| row["key_name"] == key_name);
-            standing.leased == 0 && standing.used == told
-        };
+        let wished =
+            |standing: &Standing| standing.leased == 0 && standing.used == self.told(key_name);
         self.until(key_name, wished).await.used
     }
 
-    /// Tokens in the usage rows that the gateways have written.
-    pub fn told(&self, wished: impl Fn(&serde_json::Value) -> bool) -> u64 {
+    /// Tokens of a key's calls by the gateways' logs: what was charged, where there is a budget.
+    pub fn told(&self, key_name: &str) -> u64 {
         let lines = self.gates.iter().flat_map(Gate::log);
-        let rows = lines.filter(|line| line["message"] == "usage" && wished(&line["usage"]));
-        rows.filter_map(|line| line["usage"]["total_tokens"].as_u64())
-            .sum()
+        let rows = lines
+            .filter(|line| line["message"] == "usage" && line["usage"]["key_name"] == key_name);
+        let tokens = |line: serde_json::Value| {
+            let charged = line["budget"]["charged"].as_u64();
+            charged.or_else(|| line["usage"]["total_tokens"].as_u64())
+        };
+        rows.filter_map(tokens).sum()
     }
 
     async fn until(&self, key_name: &str, wished: impl Fn(&Standing) -> bool) -> Standing {
@@ -195,8 +197,8 @@ impl Site {
         };
         let done = tokio::time::timeout(QUIET, wait).await;
         done.unwrap_or_else(|_| {
-            let told = self.told(|row| row["key_name"] == key_name);
-            panic!("{key_name}: {last:?} in the store, {told} in the rows")
+            let told = self.told(key_name);
+            panic!("{key_name}: {last:?} in the store, {told} in the logs")
         })
     }
 }

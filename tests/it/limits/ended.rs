@@ -20,7 +20,7 @@ async fn gate(server: &ModelServer) -> Gate {
 }
 
 fn streamed() -> Value {
-    with(hello(400), "stream", json!(true))
+    with(hello(1500), "stream", json!(true))
 }
 
 /// The APIs that generate, with a maximum of 400.
@@ -204,7 +204,8 @@ async fn leave(
     body: &Value,
     leaves: Leaves,
 ) -> (Call, Value) {
-    let before = server.model_calls().len();
+    let called = |calls: &[Call]| calls.iter().filter(|call| call.path == path).count();
+    let before = called(&server.calls());
     let mut wire = gate.wire().await;
     let headers = [("x-api-key", KEY), ("content-type", "application/json")];
     wire.send(
@@ -214,7 +215,6 @@ async fn leave(
     )
     .await
     .expect("sent");
-    let called = |calls: &[Call]| calls.iter().filter(|call| call.path == path).count();
     server.wait_for(|calls| called(calls) > before).await;
     if let Leaves::After(chunks) = leaves {
         assert_eq!(wire.head().await.expect("a head").status, 200);

@@ -71,7 +71,7 @@ async fn the_tokens_of_a_minute_are_those_that_were_used() {
 #[tokio::test]
 async fn when_the_tokens_of_a_minute_are_gone_calls_are_refused() {
     let server = ModelServer::start(Settings::default()).await;
-    let mut gate = limited(&server, json!({"tokens_per_minute": 600})).await;
+    let mut gate = limited(&server, json!({"tokens_per_minute": 500})).await;
     server.always(Behaviour::tokens(590));
     let reply = gate.post(CHAT, &hello(590)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());

@@ -1,12 +1,16 @@
 //! What a call is told that its principal's limits refuse, and that nothing is reached by it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::super::expect::{anthropic_refusal, refusal};
 use super::super::fakes::model_server::{Behaviour, ModelServer, Settings};
 use super::super::fakes::wire::Reply;
-use super::super::harness::Gate;
-use super::{CHAT, FREE, cost_of, every_route, every_route_served, hello, limited, limited_with};
+use super::super::harness::{Gate, reserve_port};
+use super::{
+    CHAT, FREE, cost_of, every_route, every_route_served, hello, limited, limited_with, user,
+};
 
 /// A refusal for good: clients must not come again by themselves.
 fn refused_for_good(reply: &Reply) -> String {
@@ -94,6 +98,69 @@ async fn use_up_to(server: &ModelServer, gate: &mut Gate, tokens: u64) {
     let reply = gate.post(CHAT, &hello(tokens)).await;
     let cost = cost_of(gate, &reply).await;
     assert!(cost.charged >= tokens, "{cost:?}");
+}
+
+#[tokio::test]
+async fn a_user_is_told_whose_limit_it_is_and_its_rows_are_its_own() {
+    let server = ModelServer::start(Settings::default()).await;
+    let mut gate = limited(&server, json!({})).await;
+    let key = user(&gate, "Ada", 1200).await;
+    let headers = [
+        ("x-api-key", key.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let line = format!("POST {CHAT}");
+    server.next(Behaviour::tokens(1200));
+    let body = hello(1200).to_string();
+    let reply = gate.ask(&line, &headers, body.as_bytes()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.header("x-ratelimit-limit-tokens"), "1200");
+    assert_eq!(cost_of(&mut gate, &reply).await.charged, 1200);
+    let row = gate.rows(1).await.remove(0);
+    assert_eq!(row["principal"], "user");
+    assert_eq!(row["username"], "ada");
+    assert_eq!(row["key_name"], json!(null));
+    let before = server.calls().len();
+    let reply = gate.ask(&line, &headers, body.as_bytes()).await;
+    assert_eq!(
+        refused_for_good(&reply),
+        "the token limit of this user is used up; an administrator can raise it"
+    );
+    assert_eq!(server.calls().len(), before);
+}
+
+#[tokio::test]
+async fn a_limit_cannot_be_held_without_its_database_and_other_keys_go_on() {
+    let server = ModelServer::start(Settings::default()).await;
+    let (_kept, nobody) = reserve_port();
+    let database = format!("postgres://tollgate@{nobody}/tollgate");
+    let settings = [
+        ("DATABASE_URL", database.as_str()),
+        ("JWT_SECRET_KEY", "0123456789-0123456789-0123456789"),
+    ];
+    let mut gate = limited_with(&server, json!({"token_limit": 5000}), &settings).await;
+    for (path, body) in [(CHAT, hello(8)), ("/tokenize", json!({"prompt": "Hello"}))] {
+        let reply = gate.post(path, &body).await;
+        refusal(&reply, 503, "store_unavailable");
+        assert_eq!(reply.header("retry-after"), "2", "{path}");
+    }
+    assert_eq!(server.calls().len(), 0, "nobody was asked");
+    let began = Instant::now();
+    let headers = [("x-api-key", FREE), ("content-type", "application/json")];
+    let reply = gate
+        .ask(
+            &format!("POST {CHAT}"),
+            &headers,
+            hello(8).to_string().as_bytes(),
+        )
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    gate.rows(1).await;
 }
 
 #[tokio::test]

@@ -106,7 +106,8 @@ async fn a_limit_of_an_admin_can_only_be_lowered_by_its_user() {
     }
     let nobody = "PUT /admin/users/nobody/token-limit?token_limit=5";
     refusal(&admin(&gate, nobody, &Value::Null).await, 404, "not_found");
-    let set = audit(&gate)
+    let set = audit(&gate, 5)
+        .await
         .into_iter()
         .filter(|line| line.1 == "token_limit_set");
     let actors: Vec<String> = set.map(|line| line.0).collect();

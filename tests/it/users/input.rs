@@ -22,14 +22,18 @@ async fn names_and_passwords_have_bounds_and_neither_is_echoed() {
     let (_server, gate) = start(&[]).await;
     let long = "x".repeat(65);
     let injection = "'; DROP TABLE users; --";
-    for name in [
-        "", " ", "ann b", "änn", "ann\u{0}", "\u{212a}", "a/b", injection, &long,
-    ] {
+    let names = [
+        injection, &long, "", "ann\u{0}", "\u{212a}", " ", "ann b", "änn", "a/b",
+    ];
+    for (at, name) in names.into_iter().enumerate() {
         let reply = register(&gate, &json!({"username": name, "password": PASSWORD})).await;
         refused(&reply, "username");
         assert!(name.len() < 3 || !reply.text().contains(name));
-        let reply = log_in(&gate, name, PASSWORD).await;
-        refusal(&reply, 401, "invalid_credentials");
+        // What is no name counts as one at logins: the first failures are free.
+        if at < 5 {
+            let reply = log_in(&gate, name, PASSWORD).await;
+            refusal(&reply, 401, "invalid_credentials");
+        }
     }
     let megabyte = "zebra".repeat(200_000);
     for password in [

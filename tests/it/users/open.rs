@@ -77,7 +77,7 @@ async fn an_admin_registers_others_where_only_admins_may() {
         "user_registered".to_owned(),
         "ann".to_owned(),
     );
-    assert_eq!(audit(&gate), [line]);
+    assert_eq!(audit(&gate, 1).await, [line]);
     let users = gate.admin("/admin/users").await.json();
     assert_eq!(users["users"][0]["limit_set_by"], "admin");
 }

@@ -66,7 +66,8 @@ async fn a_guesser_waits_and_the_others_do_not() {
         assert!((1..=60).contains(&wait), "{wait}");
     }
     assert_eq!(log_in(&gate, "bob", PASSWORD).await.status, 200);
-    let slowed: Vec<_> = audit(&gate)
+    let slowed: Vec<_> = audit(&gate, 4)
+        .await
         .into_iter()
         .filter(|line| line.1 == "logins_of_user_slowed_down")
         .map(|(who, _, whom)| (who, whom))

@@ -10,12 +10,12 @@ use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance, sleep};
 
+use super::super::Used;
 use super::super::entry::lock;
 use super::super::model::Model;
-use super::super::{Period, Used};
 use super::*;
 
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const MIDNIGHT_MS: i64 = 20_000 * 86_400_000;
 

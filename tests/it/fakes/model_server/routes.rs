@@ -325,7 +325,12 @@ fn metrics(model: &str, calls: &[Call]) -> String {
     let running = calls.iter().filter(|call| call.is_under_way()).count() as u64;
     let rows = [
         ("num_requests_running", "", running),
-        ("prompt_tokens_total", "", sum(|call| call.prompt_tokens)),
+        (
+            "prompt_tokens_total",
+            "",
+            // Each choice counts the prompt anew, other than in the usage.
+            sum(|call| call.prompt_tokens * call.json()["n"].as_u64().unwrap_or(1)),
+        ),
         (
             "generation_tokens_total",
             "",
