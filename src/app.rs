@@ -252,12 +252,12 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
         }
     };
     tokio::join!(gateway.ledger.drain(left), settle);
-    if let Some(store) = &gateway.store {
-        store.close().await;
-    }
     gateway.keys.close().await;
     if let Some(users) = &gateway.users {
         users.close().await;
+    }
+    if let Some(store) = &gateway.store {
+        store.close().await;
     }
     gateway.upstream.close().await;
     tracing::info!(

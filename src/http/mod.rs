@@ -12,6 +12,7 @@ mod hold;
 mod models;
 mod openai;
 mod ops;
+mod pulse;
 mod rates;
 mod relay;
 mod reply;

@@ -2,7 +2,7 @@
 //! side view counts. Silence, cuts, the drain and a client that leaves all end here, once.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::admission::{Admission, shutting_down};
 use super::body::Body;
 use super::hold::Count;
+use super::pulse::Pulse;
 use super::reply;
 use super::view::{View, is_event_stream};
-use crate::budget::Pace;
 use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::upstream::{Answer, Asked, Busy, End, Endpoint, Exchange, Target};
@@ -57,10 +57,7 @@ pub struct Relay {
     last_sent: Instant,
     /// When the relay began to wait for the bytes it waits for.
     waiting_since: Option<Instant>,
-    /// When there was last nothing of the upstream's body that had not been read. A client that
-    /// takes its time, or a process that stands still, makes this old.
-    caught_up: Instant,
-    pace: Watch,
+    pulse: Pulse,
     /// One timer for all waits: what it is to wake for moves away from it with every event, and it
     /// follows only when it goes off, for setting it costs more than an event.
     alarm: Pin<Box<Sleep>>,
@@ -133,8 +130,7 @@ impl Relay {
             out: VecDeque::new(),
             last_sent: now,
             waiting_since: None,
-            caught_up: now,
-            pace: Watch::default(),
+            pulse: Pulse::new(),
         }
     }
 
@@ -184,7 +180,7 @@ impl Relay {
                     // An upstream that never pauses must not outlive the drain.
                     biased;
                     () = &mut self.cut => Event::Cut,
-                    frame = next_frame(&mut passing.body, &mut self.caught_up) => Event::Frame(frame),
+                    frame = self.pulse.next_frame(&mut passing.body) => Event::Frame(frame),
                     () = wait_until(self.alarm.as_mut(), next_at) => {
                         if Instant::now() >= give_up_at {
                             Event::Idle
@@ -266,11 +262,11 @@ impl Relay {
 
     /// Bytes of the upstream pass.
     fn pass(&mut self, data: Bytes) {
-        let end = self.view.feed(data, self.caught_up, &mut self.out);
+        let end = self.view.feed(data, self.pulse.caught_up(), &mut self.out);
         if self.admission.is_bounded()
             && let Some(completion) = self.view.running_completion()
         {
-            self.pace.note(completion);
+            self.pulse.note(completion);
         }
         if end != End::Open {
             self.close(end);
@@ -342,11 +338,11 @@ impl Relay {
                 tokens,
                 counted_by,
                 sequences: self.view.running_sequences(),
-                pace: self.pace.pace(),
+                pace: self.pulse.pace(),
                 unseen: self
                     .view
                     .counted_since()
-                    .unwrap_or(self.caught_up)
+                    .unwrap_or(self.pulse.caught_up())
                     .elapsed(),
             });
         }
@@ -357,45 +353,6 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.note_tokens();
     }
-}
-
-/// Watches how fast running counts grow.
-#[derive(Default)]
-struct Watch {
-    first: Option<(Instant, u64)>,
-    last: Option<(Instant, u64)>,
-}
-
-impl Watch {
-    fn note(&mut self, completion: u64) {
-        let now = (Instant::now(), completion);
-        self.first.get_or_insert(now);
-        self.last = Some(now);
-    }
-
-    fn pace(&self) -> Pace {
-        let (Some((began, first)), Some((ended, last))) = (self.first, self.last) else {
-            return Pace::default();
-        };
-        Pace {
-            tokens: last.saturating_sub(first),
-            over: ended - began,
-        }
-    }
-}
-
-/// The next frame of a body. Notes when there is none yet.
-fn next_frame(
-    body: &mut reqwest::Body,
-    caught_up: &mut Instant,
-) -> impl Future<Output = Option<Result<Frame<Bytes>, reqwest::Error>>> {
-    poll_fn(move |context| {
-        let polled = Pin::new(&mut *body).poll_frame(context);
-        if polled.is_pending() {
-            *caught_up = Instant::now();
-        }
-        polled
-    })
 }
 
 /// Waits on a timer that may be due before `at`: it is set anew when it goes off, not for every

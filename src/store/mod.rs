@@ -47,6 +47,8 @@ pub const FILE_NAME: &str = "tollgate.db";
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long preparing the database may take: others may be at it.
 const PREPARE_WAIT: Duration = Duration::from_secs(30);
+/// How long a file may take to be closed, or a server to hear the goodbye.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// Attempts after transactions that hindered one another, and after a connection that broke.
 const CONFLICT_RETRIES: u32 = 3;
 const LOST_RETRIES: u32 = 1;
@@ -164,10 +166,14 @@ impl Store {
         self.closing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        match &self.place {
-            Place::Sqlite(pool, _) => pool.close().await,
-            Place::Postgres(connections) => connections.close().await,
-        }
+        let closing = async {
+            match &self.place {
+                Place::Sqlite(pool, _) => pool.close().await,
+                Place::Postgres(connections) => connections.close().await,
+            }
+        };
+        // Late or not, nothing is lost.
+        let _ = timeout(CLOSE_WAIT, closing).await;
     }
 }
 

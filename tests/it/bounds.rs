@@ -15,11 +15,14 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tollgate::config::{GoogleConfig, Limits, UpstreamAuth, UpstreamConfig};
 use tollgate::google::Google;
-use tollgate::upstream::{Answer, Asked, Bound, Object, Payload, Progress, Request, Upstream};
+use tollgate::upstream::{
+    Answer, Asked, Bound, Endpoint, Object, Payload, Progress, Request, Upstream,
+};
 
 use super::fakes::engine::Engine;
 use bodies::Body;
@@ -50,6 +53,33 @@ fn the_worst_engine_counts_no_more_than_the_bound() {
     outcome.unwrap_or_else(|error| panic!("{error}"));
     println!("{CALLS} calls: {tally:?}");
     tally.check(CALLS);
+}
+
+#[test]
+fn many_small_things_around_the_text_are_counted_too() {
+    let empty = json!({"role": "user", "content": ""});
+    let call = json!({"id": "", "type": "function", "function": {"name": "", "arguments": ""}});
+    let cases = [
+        json!({"messages": vec![empty.clone(); 100]}),
+        json!({"messages": [{"role": "assistant", "content": null, "tool_calls": vec![call; 100]}]}),
+        json!({"messages": [empty], "tools": vec![json!({"type": "function", "function": {"name": ""}}); 100]}),
+    ];
+    let runtime = runtime();
+    let server = runtime.block_on(Server::start());
+    let bench = runtime.block_on(Bench::new(&server.url(), true));
+    for case in cases {
+        let mut text = case;
+        text["max_tokens"] = json!(1);
+        let text = text.to_string();
+        let endpoint = Endpoint::ChatCompletions;
+        // An odd share: by bytes, not by the engine's own count.
+        let tried = runtime.block_on(bench.try_one(&Body { endpoint, text }, 1));
+        let Tried::Sent { status, made, .. } = tried else {
+            panic!("it was not bounded");
+        };
+        assert_eq!((status, made > 4_000), (200, true), "{tried:?}");
+        assert_eq!(tried.verdict(), Ok(()));
+    }
 }
 
 /// Run by scripts/prove-bounds.sh, which names a vLLM.
@@ -90,6 +120,8 @@ struct Tally {
     unbounded: u32,
     refused: u32,
     answered: u32,
+    /// Of these, after the prompt itself was counted.
+    counted: u32,
     /// Of what was answered: the engine's tokens, and those that were reserved for them.
     made: u64,
     reserved: u64,
@@ -107,7 +139,11 @@ impl Tally {
                 status,
                 made,
                 reserved,
-            } => (status, made, reserved),
+                is_counted,
+            } => {
+                self.counted += u32::from(is_counted && status == 200);
+                (status, made, reserved)
+            }
         };
         if status == 200 {
             self.answered += 1;
@@ -122,6 +158,7 @@ impl Tally {
     /// Too few answers would prove nothing.
     fn check(&self, calls: u32) {
         assert!(self.answered > calls / 3, "{self:?}");
+        assert!(self.counted > calls / 50, "{self:?}");
         assert!(self.made > u64::from(calls) * 10, "{self:?}");
     }
 }
@@ -134,6 +171,7 @@ enum Tried {
         status: u16,
         made: u64,
         reserved: u64,
+        is_counted: bool,
     },
 }
 
@@ -158,9 +196,19 @@ struct Bench {
 
 impl Bench {
     async fn new(url: &str, is_prompt: bool) -> Self {
+        let upstream = upstream(url);
+        let text = json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 1});
+        let first = request(&Body {
+            endpoint: Endpoint::ChatCompletions,
+            text: text.to_string(),
+        });
+        let first = first.expect("a request");
+        upstream.learn_template(&first).await;
+        let bound = upstream.bound(&first).expect("a bound");
+        assert!(bound.prompt < 500, "its template was not learnt: {bound:?}");
         Self {
             engine: Engine::running(url).await,
-            upstream: upstream(url),
+            upstream,
             is_prompt,
         }
     }
@@ -174,11 +222,13 @@ impl Bench {
         let Ok(bound) = self.upstream.bound(&request) else {
             return Tried::Unbounded;
         };
-        let bound = match self.upstream.counted_bound(&request, &bound).await {
-            // Near the end of a budget the exact count is what is reserved.
-            Some(counted) if share % 2 == 0 => counted,
-            _ => bound,
+        // Near the end of a budget the exact count is what is reserved.
+        let counted = match share % 2 {
+            0 => self.upstream.counted_bound(&request, &bound).await,
+            _ => None,
         };
+        let is_counted = counted.is_some();
+        let bound = counted.unwrap_or(bound);
         let output = granted(&bound, share);
         request.cap_output(output);
         let before = self.made().await;
@@ -195,6 +245,7 @@ impl Bench {
             status,
             made: self.made().await - before,
             reserved: bound.total(output),
+            is_counted,
         }
     }
 

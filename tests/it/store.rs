@@ -10,4 +10,5 @@ mod outages;
 mod proxy;
 mod random;
 mod serving;
+mod sums;
 mod users;

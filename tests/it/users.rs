@@ -9,6 +9,7 @@ mod open;
 mod seeds;
 mod shared;
 mod slow;
+mod usage;
 
 use std::time::{Duration, Instant};
 

@@ -1,3 +1,5 @@
+//! What a minute promises.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;

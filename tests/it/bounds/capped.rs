@@ -7,6 +7,7 @@ use tollgate::error::Code;
 use tollgate::upstream::{Endpoint, Progress};
 
 use super::super::fakes::model_server::{Call, Dialect, ModelServer, Settings};
+use super::super::fakes::raw::Raw;
 use super::bodies::Body;
 use super::{request, upstream};
 
@@ -101,5 +102,57 @@ async fn counting_tokens_starts_no_server_that_scales_to_zero() {
         };
         assert_eq!(error.code(), Code::UpstreamStarting);
         assert_eq!(error.wait(), Some(Duration::from_secs(30)));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_refused_for_its_form_was_made_and_other_refusals_cost_nothing() {
+    let error = |kind: &str, param: Value, message: &str| json!({"error": {"message": message, "type": kind, "param": param, "code": 400}});
+    let late = json!({"type": "error", "error": {"type": "BadRequestError", "message":
+        "1 validation error for AnthropicContentBlock\ninput\n  Input should be a valid dictionary"}});
+    let length = "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049 input tokens, which exceeds this limit even without any output tokens.";
+    let tools = json!({"tools": [{"name": "f", "input_schema": {"type": "object"}}]});
+    let streamed = json!({"tools": tools["tools"], "stream": true});
+    let bad = || error("BadRequestError", Value::Null, "no");
+    let cases = [
+        (400, &tools, late.clone(), true),
+        (400, &json!({}), late, false),
+        (
+            400,
+            &json!({"response_format": {"type": "json_object"}}),
+            bad(),
+            true,
+        ),
+        (400, &streamed, bad(), false),
+        (400, &tools, error("Bad Request", Value::Null, "no"), false),
+        (
+            400,
+            &tools,
+            error("BadRequestError", json!("max_tokens"), "no"),
+            false,
+        ),
+        (
+            400,
+            &tools,
+            error("BadRequestError", Value::Null, length),
+            false,
+        ),
+        (404, &tools, bad(), false),
+        (429, &tools, bad(), false),
+        (503, &tools, bad(), false),
+        (500, &json!({}), bad(), true),
+        (502, &json!({}), bad(), true),
+    ];
+    for (status, more, answer, begun) in cases {
+        let raw = Raw::start().await;
+        let body = answer.to_string();
+        raw.next(format!(
+            "HTTP/1.1 {status} No\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let request = request(&chat(more)).expect("a request");
+        let progress = Progress::default();
+        let _ = upstream(&raw.url()).forward(request, &progress).await;
+        assert_eq!(progress.so_far().begun, begun, "{status} {more} {answer}");
     }
 }

@@ -82,12 +82,14 @@ async fn answer(
 }
 
 fn work(path: &str, body: &Map<String, Value>, counters: &Counters) -> Response<Full<Bytes>> {
-    if path == "/tokenize" || path.ends_with("count_tokens") {
+    let counts = match path {
+        "/tokenize" => Some("count"),
+        "/v1/messages/count_tokens" => Some("input_tokens"),
+        _ => None,
+    };
+    if let Some(name) = counts {
         return match worst::prompts(path, body).as_deref() {
-            Some([count]) => json(
-                200,
-                &json!({"count": count, "input_tokens": count, "max_model_len": CONTEXT}),
-            ),
+            Some([count]) => json(200, &json!({name: count, "max_model_len": CONTEXT})),
             _ => refusal(),
         };
     }

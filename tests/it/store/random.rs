@@ -115,13 +115,9 @@ async fn follow(store: &Store, owner: &str, steps: &[Step]) {
     for step in steps {
         let told = &mut last[step.instance];
         let goes_on = told.take().filter(|_| !step.begins_anew);
-        let (lease, number) = match goes_on {
-            Some(last) => (last.lease, last.number + 1),
-            None => {
-                made += 1;
-                (format!("{owner}-{made}"), 1)
-            }
-        };
+        made += u32::from(goes_on.is_none());
+        let begun = || (format!("{owner}-{made}"), 1);
+        let (lease, number) = goes_on.map_or_else(begun, |last| (last.lease, last.number + 1));
         let held = model.leases.get(&lease).map_or(0, |held| held.tokens);
         let now = Exchange {
             limit: Some(LIMIT),

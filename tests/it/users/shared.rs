@@ -154,6 +154,18 @@ async fn who_is_known_costs_no_statement_and_guesses_never_do() {
 }
 
 #[tokio::test]
+async fn many_calls_of_a_user_who_is_not_known_yet_are_one_look_up() {
+    let (_server, gate) = super::start(&[("KEY_REFRESH_SECONDS", "3600")]).await;
+    let ann = Person::join(&gate, "ann").await;
+    let before = statements(&gate).await;
+    let calls = (0..60).map(|_| with_token(&gate, &ann.key, "GET /v1/models", &Value::Null));
+    for reply in futures_util::future::join_all(calls).await {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!(statements(&gate).await - before, 1);
+}
+
+#[tokio::test]
 async fn a_silent_database_leaves_known_users_in_force_and_others_are_told_so() {
     let Some(mut postgres) = Postgres::start().await else {
         return;
