@@ -338,9 +338,16 @@ async fn a_warm_upstream_counts_the_prompt_that_is_sent_and_no_other() {
         (counted.output, counted.sequences),
         (bound.output, bound.sequences)
     );
+    // As OpenCode asks: the choice is the one that tools come with anyway.
+    let tools = json!([{"type": "function", "function": {"name": "f", "description": long}}]);
+    let request = chat(json!({"tools": tools, "tool_choice": "auto"}));
+    let bound = known.bound(&request).expect("a bound");
+    let counted = known.counted_bound(&request, &bound).await;
+    assert!(counted.expect("a count").prompt < bound.prompt / 2);
     for more in [
         json!({"documents": []}),
         json!({"reasoning_effort": "low"}),
+        json!({"tools": tools, "tool_choice": "required"}),
         json!({"use_beam_search": true}),
         json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
     ] {
