@@ -182,16 +182,22 @@ async fn on_store<O: Write, N: Write, A: FnMut(bool) -> anyhow::Result<Asked>>(
             return Ok(());
         }
         Verb::SetLimit { name, tokens } => {
-            let id = id_of(store, &name).await?;
+            let id = named(store, &name).await?.id;
             let changed = store.set_token_limit(id, tokens, true).await?;
             changed.ok_or_else(|| unknown(&name))?;
             format!("user {name} has a limit of {tokens} tokens, and can only lower it; {SOON}")
         }
         Verb::SetPassword { name, password } => {
-            let id = id_of(store, &name).await?;
+            named(store, &name).await?;
             let password_hash = new_password(&password, &mut terminal.ask)?;
-            let changed = store.set_password(id, &password_hash).await?;
-            changed.ok_or_else(|| unknown(&name))?;
+            // Read anew: it may have taken a while to type.
+            let user = named(store, &name).await?;
+            let changed = store
+                .set_password(user.id, user.generation, &password_hash)
+                .await?;
+            changed.with_context(|| {
+                format!("nothing was changed: somebody else changed user {name} at the same moment")
+            })?;
             format!(
                 "user {name} has a new password; its tokens are void, its API key stays; {SOON}"
             )
@@ -262,14 +268,14 @@ fn new_password(
 }
 
 async fn set_disabled(store: &Store, name: &str, is_disabled: bool) -> anyhow::Result<()> {
-    let id = id_of(store, name).await?;
+    let id = named(store, name).await?.id;
     let changed = store.set_disabled(id, is_disabled).await?;
     changed.map(|_| ()).ok_or_else(|| unknown(name))
 }
 
-async fn id_of(store: &Store, name: &str) -> anyhow::Result<i64> {
+async fn named(store: &Store, name: &str) -> anyhow::Result<UserRow> {
     let user = store.user_named(name).await?;
-    user.map(|user| user.id).ok_or_else(|| unknown(name))
+    user.ok_or_else(|| unknown(name))
 }
 
 /// Prints the key: the one moment it is seen.

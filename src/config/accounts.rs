@@ -1,5 +1,6 @@
 //! Users, their tokens, and the database that holds them and all token budgets.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,6 +126,10 @@ pub(super) fn read_database(
         return Database::None;
     }
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        // By the client's own reading. Its words repeat no part of the credentials.
+        if let Err(cause) = text.parse::<sqlx::postgres::PgConnectOptions>() {
+            reader.fault("DATABASE_URL", format_args!("cannot be read: {}", last(&cause)));
+        }
         return Database::Postgres(Secret::new(text.to_owned()));
     }
     let path = text
@@ -141,6 +146,14 @@ pub(super) fn read_database(
         reader.fault("DATABASE_URL", format_args!("`sqlite://` {why}"));
     }
     Database::Sqlite(PathBuf::from(path))
+}
+
+/// The innermost cause: the frames around it say the same.
+fn last<'e>(mut error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
 }
 
 /// Credentials in a URL are masked by the reader; a text that is no URL might be nothing else.

@@ -36,6 +36,8 @@ const FORGET_USED: &str = "\
 DELETE FROM refresh_tokens WHERE family = $1 AND user_id = $2 AND used_at_ms IS NOT NULL \
 AND hash NOT IN (SELECT hash FROM refresh_tokens WHERE family = $1 AND user_id = $2 \
 AND used_at_ms IS NOT NULL ORDER BY used_at_ms DESC, hash LIMIT $3)";
+const OF_FAMILY: &str = "\
+SELECT COUNT(*) AS tokens FROM refresh_tokens WHERE family = $1 AND user_id = $2";
 const DROP_FAMILY: &str = "DELETE FROM refresh_tokens WHERE family = $1 AND user_id = $2";
 
 /// A refresh token to be stored.
@@ -90,6 +92,16 @@ impl Store {
             Ok(user.is_some())
         })
         .await
+    }
+
+    /// Whether a login can still be refreshed: false once its family was revoked or dropped.
+    pub async fn has_family(&self, user_id: i64, family: &str) -> Result<bool, StoreError> {
+        let values = [Value::Text(family), Value::Int(user_id)];
+        let row = self.read_one(OF_FAMILY, &values).await?;
+        Ok(match row {
+            Some(row) => row.int("tokens")? > 0,
+            None => false,
+        })
     }
 
     /// Uses a refresh token up and puts the next of its family in its place, in one step.

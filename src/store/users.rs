@@ -42,8 +42,10 @@ const SET_LIMIT: &str = user!(
     "UPDATE users SET token_limit = $2, limit_is_admins = $3 WHERE id = $1 RETURNING",
     ""
 );
+// With the very same hash as is there it was this call, and the answer got lost; so with keys.
 const SET_PASSWORD: &str = user!(
-    "UPDATE users SET password_hash = $2, generation = generation + 1 WHERE id = $1 RETURNING",
+    "UPDATE users SET password_hash = $2, generation = generation + 1 \
+     WHERE id = $1 AND (generation = $3 OR password_hash = $2) RETURNING",
     ""
 );
 const ENABLE: &str = user!(
@@ -55,7 +57,9 @@ const DISABLE: &str = user!(
     ""
 );
 const SET_KEY_PREFIX: &str = user!(
-    "UPDATE users SET key_prefix = $2, generation = generation + 1 WHERE id = $1 RETURNING \
+    "UPDATE users SET key_prefix = $2, generation = generation + 1 \
+     WHERE id = $1 AND (generation = $3 \
+     OR EXISTS (SELECT 1 FROM user_keys WHERE hash = $4 AND user_id = $1)) RETURNING \
      (SELECT now_ms FROM clock) AS now_ms,",
     ""
 );
@@ -190,13 +194,16 @@ impl Store {
         self.one_user(SET_LIMIT, &values).await
     }
 
-    /// A new password: all tokens given out so far are void, refresh tokens too.
+    /// A new password: all tokens given out so far are void, refresh tokens too. `None`, and nothing
+    /// is changed, if they had been voided since the `generation` that the change was asked for in.
     pub async fn set_password(
         &self,
         id: i64,
+        generation: i64,
         password_hash: &str,
     ) -> Result<Option<UserRow>, StoreError> {
-        let values = [Value::Int(id), Value::Text(password_hash)];
+        let (id, hash) = (Value::Int(id), Value::Text(password_hash));
+        let values = [id, hash, Value::Int(generation)];
         self.void_tokens(SET_PASSWORD, &values).await
     }
 
@@ -214,23 +221,25 @@ impl Store {
     }
 
     /// A new key; those before it end after `grace_ms` at the latest, and all tokens given out so
-    /// far are void.
+    /// far are void. `None` as for [`Store::set_password`].
     pub async fn replace_key(
         &self,
-        id: i64,
+        (id, generation): (i64, i64),
         key: NewKey<'_>,
         grace_ms: i64,
     ) -> Result<Option<UserRow>, StoreError> {
         self.operate(|| async {
             let mut session = self.begin().await?;
-            let values = [Value::Int(id), Value::Text(key.prefix)];
+            let hash = Value::Bytes(key.hash);
+            let (asked_in, prefix) = (Value::Int(generation), Value::Text(key.prefix));
+            let values = [Value::Int(id), prefix, asked_in, hash];
             let Some(row) = session.fetch_one(SET_KEY_PREFIX, &values).await? else {
                 session.end().await?;
                 return Ok(None);
             };
             let now_ms = row.int("now_ms")?;
             let end_ms = now_ms.saturating_add(grace_ms.max(0));
-            let (id, now, hash) = (Value::Int(id), Value::Int(now_ms), Value::Bytes(key.hash));
+            let (id, now) = (Value::Int(id), Value::Int(now_ms));
             let values = [id, Value::Int(end_ms), hash];
             session.fetch(END_KEYS, &values).await?;
             let values = [id, now, Value::Int(KEYS - 1)];
@@ -261,7 +270,9 @@ impl Store {
         self.operate(|| async {
             let mut session = self.begin().await?;
             let row = session.fetch_one(sql, values).await?;
-            session.fetch(DROP_REFRESH_TOKENS, &values[..1]).await?;
+            if row.is_some() {
+                session.fetch(DROP_REFRESH_TOKENS, &values[..1]).await?;
+            }
             session.end().await?;
             row.as_ref().map(UserRow::read).transpose()
         })

@@ -172,9 +172,8 @@ async fn an_ample_budget_costs_few_statements() {
             "postgres: {}; for 1,000 reservations of two instances in {took:?}: {statements} statements in {exchanges} exchanges",
             place.is_postgres()
         );
-        // However many the calls, an instance settles them together; and it leases now and then.
-        let ticks = u64::try_from(took.as_millis() / 400).unwrap() + 1;
-        assert!(exchanges <= 2 * ticks + 6, "{exchanges} exchanges");
+        // An instance settles many calls together; and it leases now and then.
+        assert!(exchanges <= 100, "{exchanges} exchanges");
         assert!(statements <= 9 * exchanges, "{statements} statements");
         settles_at(&instances[0], (engine, 0)).await;
     }

@@ -54,7 +54,7 @@ fn every_fault_is_in_one_message_and_the_code_is_64() {
     let folder = tempfile::tempdir().unwrap();
     let variables = [
         ("PORT", "http"),
-        ("DATABASE_URL", "postgres://u:hidden@h/db"),
+        ("DATABASE_URL", "mysql://u:hidden@h/db"),
         ("LABELS", "A=1"),
     ];
     for verb in ["check", "serve"] {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::key::{Kind, shown_part};
 use super::session::too_many_failures;
-use super::{Caller, User, Users, answered, audit, audit_limit, name, password, unavailable};
+use super::{
+    Caller, User, Users, answered, audit, audit_limit, name, password, token, unavailable,
+};
 use crate::auth::KeyHash;
 use crate::config::{MOST_TOKENS, Registration};
 use crate::error::{Code, Error};
@@ -74,7 +76,8 @@ impl Users {
     /// must be recent.
     ///
     /// # Errors
-    /// `invalid_request`, `invalid_credentials`, `rate_limit_exceeded`, `store_unavailable`.
+    /// `invalid_request`, `invalid_credentials`, `invalid_token`, `rate_limit_exceeded`,
+    /// `store_unavailable`.
     pub async fn change_password(
         &self,
         caller: &Caller,
@@ -95,8 +98,8 @@ impl Users {
             }
         }
         let hash = self.passwords.hash(new).await?;
-        let row = answered(self.store.set_password(user.id, &hash)).await?;
-        self.directory.change(row.ok_or_else(gone)?, false);
+        let row = answered(self.store.set_password(user.id, user.generation, &hash)).await?;
+        self.directory.change(row.ok_or_else(token::invalid)?, false);
         audit(&user.name, "password_changed", &user.name);
         Ok(())
     }
@@ -105,7 +108,7 @@ impl Users {
     /// after `grace`.
     ///
     /// # Errors
-    /// `store_unavailable`.
+    /// `invalid_token`, `store_unavailable`.
     pub async fn replace_key(
         &self,
         user: &User,
@@ -119,15 +122,17 @@ impl Users {
             prefix: shown_part(&key),
         };
         let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
-        let row = answered(self.store.replace_key(user.id, stored, grace_ms)).await?;
+        let asked_in = (user.id, user.generation);
+        let row = answered(self.store.replace_key(asked_in, stored, grace_ms)).await?;
+        let user = self.directory.change(row.ok_or_else(token::invalid)?, true);
         audit(&user.name, "key_replaced", &user.name);
-        Ok((self.directory.change(row.ok_or_else(gone)?, true), key))
+        Ok((user, key))
     }
 
     /// Sets the user's own limit: not below the tokens `spent`, and not above an admin's.
     ///
     /// # Errors
-    /// `invalid_request`, `store_unavailable`.
+    /// `invalid_request`, `invalid_token`, `store_unavailable`.
     pub async fn set_own_limit(
         &self,
         user: &User,
@@ -136,6 +141,9 @@ impl Users {
     ) -> Result<Arc<User>, Error> {
         let row = answered(self.store.user(user.id)).await?;
         let row = row.ok_or_else(gone)?;
+        if row.generation != user.generation {
+            return Err(token::invalid());
+        }
         if row.limit_is_admins && limit > row.token_limit {
             return Err(wrong_limit(
                 "the token limit was set by an admin and can only be lowered",

@@ -44,10 +44,13 @@ impl Users {
         let user = User::from(row);
         check_enabled(&user)?;
         let login = SystemTime::now();
-        let (access_token, expires_in) = self.tokens.issue(user.id, user.generation, login)?;
+        let family = format!("{:032x}", rand::random::<u128>());
+        let issued = self
+            .tokens
+            .issue(user.id, user.generation, (login, &family));
+        let (access_token, expires_in) = issued?;
         let refresh_token = self.make_refresh().await?;
         let refresh_hash = KeyHash::of(&refresh_token);
-        let family = format!("{:032x}", rand::random::<u128>());
         let stored = NewRefresh {
             hash: refresh_hash.as_bytes(),
             user_id: user.id,
@@ -99,9 +102,11 @@ impl Users {
         if claims.generation() != user.generation {
             return Err(token::invalid());
         }
-        let (access_token, expires_in) =
-            self.tokens
-                .issue(user.id, user.generation, claims.login())?;
+        if !answered(self.store.has_family(id, claims.family())).await? {
+            return Err(token::invalid());
+        }
+        let session = (claims.login(), claims.family());
+        let (access_token, expires_in) = self.tokens.issue(user.id, user.generation, session)?;
         Ok(Tokens {
             access_token,
             expires_in,
@@ -122,12 +127,12 @@ impl Users {
         let next = maker.make(Kind::Refresh);
         let (old, new) = (KeyHash::of(refresh_token), KeyHash::of(&next));
         let refreshed = self.store.refresh(old.as_bytes(), new.as_bytes());
-        let (row, session_ends_ms) = match answered(refreshed).await? {
+        let (row, family, session_ends_ms) = match answered(refreshed).await? {
             Refreshed::Renewed {
                 user,
+                family,
                 expires_at_ms,
-                ..
-            } => (user, expires_at_ms),
+            } => (user, family, expires_at_ms),
             Refreshed::Reused { user_id } => {
                 let user = self.directory.user(user_id).await?;
                 let name = user.as_ref().map_or("", |user| &user.name);
@@ -140,7 +145,8 @@ impl Users {
         check_enabled(&user)?;
         let ends = UNIX_EPOCH + Duration::from_millis(u64::try_from(session_ends_ms).unwrap_or(0));
         let login = ends.checked_sub(token::SESSION).unwrap_or(UNIX_EPOCH);
-        let (access_token, expires_in) = self.tokens.issue(user.id, user.generation, login)?;
+        let session = (login, family.as_str());
+        let (access_token, expires_in) = self.tokens.issue(user.id, user.generation, session)?;
         Ok(Tokens {
             access_token,
             expires_in,

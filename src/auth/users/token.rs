@@ -30,6 +30,9 @@ pub struct Claims {
     /// The user's generation: tokens of an earlier one are void.
     #[serde(rename = "gen")]
     generation: i64,
+    /// The login that it goes back to, which may have been ended since.
+    #[serde(rename = "sid")]
+    family: String,
     /// Makes two tokens of one second differ.
     jti: String,
 }
@@ -44,6 +47,12 @@ impl Claims {
     #[must_use]
     pub fn generation(&self) -> i64 {
         self.generation
+    }
+
+    /// The family of refresh tokens that its login began.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        &self.family
     }
 
     /// When the user logged in.
@@ -77,7 +86,7 @@ impl AccessTokens {
         }
     }
 
-    /// A token for a user who logged in at `login`, and how long it is good for.
+    /// A token for a user who logged in at `login`, beginning `family`, and how long it is good for.
     ///
     /// # Errors
     /// `invalid_token` when the session is over.
@@ -85,7 +94,7 @@ impl AccessTokens {
         &self,
         user: i64,
         generation: i64,
-        login: SystemTime,
+        (login, family): (SystemTime, &str),
     ) -> Result<(String, Duration), Error> {
         let now = SystemTime::now();
         let left = (login + SESSION).duration_since(now).unwrap_or_default();
@@ -104,6 +113,7 @@ impl AccessTokens {
             exp: seconds(now) + life.as_secs(),
             auth_time: seconds(login),
             generation,
+            family: family.to_owned(),
             jti: format!("{:016x}", rand::random::<u64>()),
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
@@ -164,7 +174,7 @@ mod tests {
 
     fn good() -> Value {
         let now = seconds(SystemTime::now());
-        json!({"iss": "tollgate", "typ": "access", "sub": "7", "iat": now, "exp": now + 60, "auth_time": now, "gen": 3, "jti": "a"})
+        json!({"iss": "tollgate", "typ": "access", "sub": "7", "iat": now, "exp": now + 60, "auth_time": now, "gen": 3, "sid": "f", "jti": "a"})
     }
 
     fn signed(header: &Header, claims: &Value, secret: &[u8]) -> String {
@@ -178,24 +188,24 @@ mod tests {
     #[test]
     fn a_token_says_what_it_was_made_with() {
         let login = UNIX_EPOCH + Duration::from_secs(seconds(SystemTime::now()) - 100);
-        let (token, life) = tokens().issue(7, 3, login).unwrap();
+        let (token, life) = tokens().issue(7, 3, (login, "f")).unwrap();
         assert_eq!(life, HOUR);
         assert!(has_shape(&token));
         let claims = tokens().check(&token).unwrap();
         assert_eq!((claims.user(), claims.generation()), (Some(7), 3));
-        assert_eq!(claims.login(), login);
+        assert_eq!((claims.login(), claims.family()), (login, "f"));
         assert_eq!(claims.exp - claims.iat, 3_600);
-        assert_ne!(token, tokens().issue(7, 3, login).unwrap().0);
+        assert_ne!(token, tokens().issue(7, 3, (login, "f")).unwrap().0);
     }
 
     #[test]
     fn a_session_ends_after_thirty_days() {
         let days = |days: u64| SystemTime::now() - Duration::from_hours(days * 24);
         let (_, life) = tokens()
-            .issue(7, 3, days(30) + Duration::from_secs(100))
+            .issue(7, 3, (days(30) + Duration::from_secs(100), "f"))
             .unwrap();
         assert!(life <= Duration::from_secs(100) && life > Duration::from_secs(90));
-        let error = tokens().issue(7, 3, days(31)).unwrap_err();
+        let error = tokens().issue(7, 3, (days(31), "f")).unwrap_err();
         assert_eq!(error.code(), Code::InvalidToken);
     }
 

@@ -22,6 +22,10 @@ pub use reserved::Reserved;
 use crate::config::LogConfig;
 use crate::usage::UsageRecord;
 
+/// Left out unless `LOG_LEVEL` asks for it by name: the client of databases tells of each notice of
+/// the server, and repeats what it does not understand in a URL, which may be a password.
+const QUIET: &str = "sqlx=off";
+
 /// How lines look in this process; set once at start. Before that, JSON.
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
@@ -40,7 +44,8 @@ struct Format {
 /// # Errors
 /// A level that is none, or a second call.
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level).context("LOG_LEVEL")?;
+    let filter = format!("{QUIET},{}", config.level);
+    let filter = EnvFilter::try_new(filter).context("LOG_LEVEL")?;
     let format = Format {
         text: !config.json,
         colour: config.colour,

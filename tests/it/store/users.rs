@@ -51,7 +51,10 @@ async fn replace_key(store: &Store, id: i64, key: u32, grace_ms: i64) -> Option<
         hash: &hash(key),
         prefix: &format!("sk-{key}"),
     };
-    store.replace_key(id, key, grace_ms).await.expect("done")
+    let row = store.user(id).await.expect("an answer");
+    let generation = row.map_or(0, |row| row.generation);
+    let replaced = store.replace_key((id, generation), key, grace_ms);
+    replaced.await.expect("done")
 }
 
 async fn log_in(store: &Store, user: &UserRow, token: u32, family: &str) -> bool {
@@ -98,7 +101,7 @@ async fn a_user_lives(place: Place) {
     let limited = limited.unwrap().unwrap();
     assert_eq!(limited.token_limit, u64::MAX / 2);
     assert!(limited.limit_is_admins && limited.generation == 0);
-    let changed = store.set_password(made.id, "$new$").await.unwrap().unwrap();
+    let changed = store.set_password(made.id, 0, "$new$").await.unwrap().unwrap();
     assert_eq!(
         (changed.password_hash.as_str(), changed.generation),
         ("$new$", 1)
@@ -110,7 +113,7 @@ async fn a_user_lives(place: Place) {
     assert_eq!(store.user(made.id).await.unwrap().unwrap(), enabled);
 
     let none = made.id + 1;
-    assert!(store.set_password(none, "x").await.unwrap().is_none());
+    assert!(store.set_password(none, 0, "x").await.unwrap().is_none());
     assert!(store.set_disabled(none, true).await.unwrap().is_none());
     assert!(
         store
@@ -265,7 +268,7 @@ async fn new_credentials_void_refresh_tokens(place: Place) {
     for change in ["password", "key", "disabled"] {
         assert!(log_in(&store, &user, 10, "f1").await);
         user = match change {
-            "password" => store.set_password(user.id, "$new$").await.unwrap().unwrap(),
+            "password" => store.set_password(user.id, 0, "$new$").await.unwrap().unwrap(),
             "key" => replace_key(&store, user.id, 2, 0).await.unwrap(),
             _ => {
                 store.set_disabled(user.id, true).await.unwrap();
@@ -281,7 +284,7 @@ async fn new_credentials_void_refresh_tokens(place: Place) {
 async fn a_login_on_old_credentials_is_void(place: Place) {
     let store = place.store().await;
     let before = add(&store, "ann", 1).await.unwrap();
-    let after = store.set_password(before.id, "$new$").await.unwrap();
+    let after = store.set_password(before.id, 0, "$new$").await.unwrap();
     assert!(!log_in(&store, &before, 10, "f1").await);
     assert_eq!(refresh(&store, 10, 11).await, "unknown");
     assert!(log_in(&store, &after.unwrap(), 12, "f2").await);
@@ -345,7 +348,7 @@ async fn text_is_data(place: Place) {
     );
     let found = store.user_named(hostile).await.unwrap().unwrap();
     assert_eq!((&found, found.password_hash.as_str()), (&made, hostile));
-    let changed = store.set_password(made.id, hostile).await.unwrap().unwrap();
+    let changed = store.set_password(made.id, 0, hostile).await.unwrap().unwrap();
     assert!(log_in(&store, &changed, 10, hostile).await);
     assert_eq!(refresh(&store, 10, 11).await, "renewed");
     assert_eq!(store.users(hostile, 9).await.unwrap(), []);

@@ -174,6 +174,11 @@ async fn a_refresh_token_works_once_and_a_second_time_ends_its_session_alone() {
     );
     refusal(&refresh(&ann.refresh).await, 401, "invalid_token");
     refusal(&refresh(&second).await, 401, "invalid_token");
+    // Nor do the access tokens of that login renew themselves.
+    for token in [&ann.token, &text(&reply.json()["access_token"])] {
+        let renewed = with_token(&gate, token, "POST /auth/refresh", &Value::Null).await;
+        refusal(&renewed, 401, "invalid_token");
+    }
     assert_eq!(refresh(&other).await.status, 200);
     let reused = audit(&gate, 2)
         .await

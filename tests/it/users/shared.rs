@@ -126,6 +126,35 @@ async fn a_refresh_token_that_two_instances_see_at_once_works_at_one() {
 }
 
 #[tokio::test]
+async fn of_changes_that_one_token_asks_for_at_once_one_is_made() {
+    let Some(database) = postgres::database().await else {
+        return;
+    };
+    let server = ModelServer::start(Settings::default()).await;
+    let (one, two) = tokio::join!(gate(&server, &database.url), gate(&server, &database.url));
+    let ann = Person::join(&one, "ann").await;
+    assert_eq!(me(&two, &ann.token).await.status, 200);
+    let line = "POST /users/me/api-key";
+    let tries = [&one, &two, &one, &two].map(|gate| ann.ask(gate, line, &Value::Null));
+    let replies = futures_util::future::join_all(tries).await;
+    let (made, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
+    assert_eq!(made.len(), 1);
+    for reply in refused {
+        refusal(reply, 401, "invalid_token");
+    }
+    // What a void token asks the other instance for, which may not know of it yet, is not done.
+    let password = json!({"current_password": PASSWORD, "new_password": "another password"});
+    let late = ann.ask(&two, "PUT /users/me/password", &password).await;
+    refusal(&late, 401, "invalid_token");
+    let limit = json!({"token_limit": 5});
+    let late = ann.ask(&two, "PUT /users/me/token-limit", &limit).await;
+    refusal(&late, 401, "invalid_token");
+    let key = text(&made[0].json()["api_key"]);
+    assert_eq!(me(&two, &key).await.json()["token_limit"], 1_000_000);
+    assert_eq!(log_in(&two, "ann", PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
 async fn who_is_known_costs_no_statement_and_guesses_never_do() {
     let (_server, gate) = super::start(&[("KEY_REFRESH_SECONDS", "3600")]).await;
     let ann = Person::join(&gate, "ann").await;
