@@ -24,7 +24,7 @@ use time::{Duration, OffsetDateTime};
 use super::refuse;
 use crate::auth::{ApiKey, KeyHash, Rejected};
 use crate::config::{Database, Paths};
-use args::{AddArgs, Verb};
+use args::{AddArgs, LimitArgs, Verb};
 use place::{Content, Place};
 
 /// Runs the verb on what the flags name, else on what the gateway uses.
@@ -47,7 +47,9 @@ async fn execute(
     let left_out = match args.verb {
         Verb::Add(new) => {
             let left_out = add(&place, &new, out, notes).await?;
-            if is_gateways && new.token_limit.is_some() && matches!(paths.database, Database::None)
+            if is_gateways
+                && new.limits.token_limit.is_some()
+                && matches!(paths.database, Database::None)
             {
                 writeln!(
                     notes,
@@ -132,14 +134,17 @@ impl AddArgs {
         if let Some(end) = self.expires {
             entry.insert("expires_at".to_owned(), time_text(end)?.into());
         }
+        self.limits.write(&mut entry);
+        Ok(entry)
+    }
+}
+
+impl LimitArgs {
+    /// Adds the fields of an entry.
+    fn write(&self, entry: &mut Map<String, Value>) {
         if let Some(maximum) = self.max_concurrent {
             entry.insert("max_concurrent".to_owned(), maximum.into());
         }
-        self.add_limits(&mut entry);
-        Ok(entry)
-    }
-
-    fn add_limits(&self, entry: &mut Map<String, Value>) {
         for (field, limit) in [
             ("token_limit", self.token_limit),
             ("requests_per_minute", self.requests_per_minute),

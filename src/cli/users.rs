@@ -168,23 +168,8 @@ async fn on_store<O: Write, N: Write, A: FnMut(bool) -> anyhow::Result<Asked>>(
             token_limit,
             password,
         } => {
-            // Before the password is asked for.
-            if store.user_named(&name).await?.is_some() {
-                return Err(taken(&name));
-            }
-            let password_hash = new_password(&password, &mut terminal.ask)?;
-            let new = NewAccount {
-                name: &name,
-                password_hash: &password_hash,
-                token_limit: token_limit.unwrap_or(paths.default_token_limit),
-                limit_is_admins: token_limit.is_some(),
-            };
-            let (user, key) = add(store, new).await?;
-            show(&key, &name, &mut terminal.out)?;
-            format!(
-                "user {name} made, with {} tokens; the API key is shown this once, only its hash is kept",
-                user.token_limit
-            )
+            let limit = (token_limit, paths.default_token_limit);
+            return add(store, &name, limit, &password, terminal).await;
         }
         Verb::List { json } => {
             let users = list::read(store).await?;
@@ -223,30 +208,39 @@ async fn on_store<O: Write, N: Write, A: FnMut(bool) -> anyhow::Result<Asked>>(
     Ok(())
 }
 
-/// A user to be made, but for its key.
-struct NewAccount<'a> {
-    name: &'a str,
-    password_hash: &'a str,
-    token_limit: u64,
-    limit_is_admins: bool,
-}
-
-async fn add(store: &Store, new: NewAccount<'_>) -> anyhow::Result<(UserRow, String)> {
-    let maker = key::Maker::new(&store.mac_key().await?);
-    let made = maker.make(key::Kind::Key);
+/// Makes a user with the limit that was given, which is then an admin's, or else the default.
+async fn add<O: Write, N: Write, A: FnMut(bool) -> anyhow::Result<Asked>>(
+    store: &Store,
+    name: &str,
+    (given, default): (Option<u64>, u64),
+    password: &PasswordArgs,
+    terminal: &mut Terminal<O, N, A>,
+) -> anyhow::Result<()> {
+    // Before the password is asked for.
+    if store.user_named(name).await?.is_some() {
+        return Err(taken(name));
+    }
+    let password_hash = new_password(password, &mut terminal.ask)?;
+    let made = key::Maker::new(&store.mac_key().await?).make(key::Kind::Key);
     let hash = KeyHash::of(&made);
     let user = NewUser {
-        name: new.name,
-        password_hash: new.password_hash,
-        token_limit: new.token_limit,
-        limit_is_admins: new.limit_is_admins,
+        name,
+        password_hash: &password_hash,
+        token_limit: given.unwrap_or(default),
+        limit_is_admins: given.is_some(),
         key: NewKey {
             hash: hash.as_bytes(),
             prefix: key::shown_part(&made),
         },
     };
-    let user = store.add_user(user).await?.ok_or_else(|| taken(new.name))?;
-    Ok((user, made))
+    let user = store.add_user(user).await?.ok_or_else(|| taken(name))?;
+    show(&made, name, &mut terminal.out)?;
+    writeln!(
+        terminal.notes,
+        "user {name} made, with {} tokens; the API key is shown this once, only its hash is kept",
+        user.token_limit
+    )?;
+    Ok(())
 }
 
 /// Asks for a password that is fit for one, and hashes it.

@@ -13,7 +13,7 @@ use tollgate::store::Store;
 
 use crate::store::bench::Place;
 
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const OWNER: &str = "service:x";
 
@@ -161,19 +161,20 @@ async fn an_ample_budget_costs_few_statements() {
             [instance.store.statements(), exchanges]
         };
         let before = instances.each_ref().map(count);
+        let began = Instant::now();
         let engine = crowd(&instances, 1 << 40, 1_000).await;
+        let took = began.elapsed();
         let after = instances.each_ref().map(count);
-        let spent = |what: usize| {
-            (0..2)
-                .map(|at| after[at][what] - before[at][what])
-                .sum::<u64>()
-        };
+        let spent =
+            |what: usize| -> u64 { (0..2).map(|at| after[at][what] - before[at][what]).sum() };
         let (statements, exchanges) = (spent(0), spent(1));
         println!(
-            "postgres: {}; for 1,000 reservations of two instances: {statements} statements in {exchanges} exchanges",
+            "postgres: {}; for 1,000 reservations of two instances in {took:?}: {statements} statements in {exchanges} exchanges",
             place.is_postgres()
         );
-        assert!(statements <= 150, "{statements} statements");
+        // An instance settles many calls together; and it leases now and then.
+        assert!(exchanges <= 100, "{exchanges} exchanges");
+        assert!(statements <= 9 * exchanges, "{statements} statements");
         settles_at(&instances[0], (engine, 0)).await;
     }
 }

@@ -47,7 +47,7 @@ async fn on_both(gate: &Gate, headers: Headers<'_>, body: &[u8], expected: Expec
 async fn unknown_paths_and_methods(gate: &Gate) {
     for (method, path, status, code) in [
         ("GET", "/nothing", 404, "not_found"),
-        ("POST", "/auth/register", 404, "accounts_disabled"),
+        ("POST", "/auth/register", 400, "invalid_request"),
         ("DELETE", CHAT, 405, "method_not_allowed"),
     ] {
         refusal(

@@ -14,7 +14,7 @@ use super::expect::refusal;
 use super::fakes::model_server::{Behaviour, ModelServer, Settings};
 use super::fakes::postgres;
 use super::fakes::wire::Reply;
-use super::harness::{ADMIN, Gate, KEY, PATIENCE, command};
+use super::harness::{Gate, PATIENCE, command};
 
 const CHAT: &str = "POST /v1/chat/completions";
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -74,8 +74,7 @@ async fn until(status: u16, ask: impl AsyncFn() -> Reply) -> Reply {
 
 async fn the_verbs_work(database: &str) {
     let server = ModelServer::start(Settings::default()).await;
-    let keys = json!({"test": KEY, "ops": {"key": ADMIN, "admin": true}});
-    let gate = Gate::with_keys(&server.url(), &settings(database), &keys).await;
+    let gate = Gate::with(&server.url(), &settings(database)).await;
     let folder = gate.folder.path();
     let run = async |line: &str| printed(folder, database, line).await;
     let key = run("users add Ada --password-stdin")
@@ -91,9 +90,9 @@ async fn the_verbs_work(database: &str) {
         .await
     };
     assert_eq!(call().await.status, 200, "a new user's key works at once");
-    let login = json!({"username": "ada", "password": PASSWORD}).to_string();
+    let credentials = json!({"username": "ada", "password": PASSWORD}).to_string();
     let log_in = async || {
-        gate.ask("POST /auth/token", &[JSON], login.as_bytes())
+        gate.ask("POST /auth/token", &[JSON], credentials.as_bytes())
             .await
     };
     assert_eq!(log_in().await.status, 200);
@@ -142,10 +141,8 @@ async fn used(folder: &Path, database: &str) -> u64 {
     list[0]["tokens_used"].as_u64().expect("tokens")
 }
 
-#[tokio::test]
-async fn what_a_killed_gateway_had_leased_and_not_used_comes_back_by_its_log() {
-    let database = "sqlite://users.db";
-    let server = ModelServer::start(Settings::default()).await;
+/// A gateway that was killed when a user had made five calls and was in the stream of a sixth.
+async fn killed_in_a_stream(server: &ModelServer, database: &str) -> (Gate, Instant) {
     let mut gate = Gate::with(&server.url(), &settings(database)).await;
     let add = format!("users add ada --token-limit {LIMIT} --password-stdin");
     let key = printed(gate.folder.path(), database, &add).await;
@@ -172,7 +169,14 @@ async fn what_a_killed_gateway_had_leased_and_not_used_comes_back_by_its_log() {
     let killed_at = Instant::now();
     gate.signal("KILL");
     gate.ended().await;
+    (gate, killed_at)
+}
 
+#[tokio::test]
+async fn what_a_killed_gateway_had_leased_and_not_used_comes_back_by_its_log() {
+    let database = "sqlite://users.db";
+    let server = ModelServer::start(Settings::default()).await;
+    let (mut gate, killed_at) = killed_in_a_stream(&server, database).await;
     let folder = gate.folder.path();
     let lines: Vec<String> = gate.log().iter().map(Value::to_string).collect();
     std::fs::write(folder.join("log"), lines.join("\n")).expect("a log");

@@ -66,9 +66,13 @@ pub(super) struct AddArgs {
     /// When the key ends: a time like 2027-01-01T00:00:00Z, or from now: 30d, 12h
     #[arg(long, value_parser = parse_end, value_name = "TIME")]
     pub expires: Option<OffsetDateTime>,
-    /// Calls in flight at once, in each instance
-    #[arg(long, value_name = "N")]
-    pub max_concurrent: Option<usize>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// What a key may use.
+#[derive(Debug, clap::Args)]
+pub(super) struct LimitArgs {
     /// Token budget, prompt and completion together; all instances share it
     #[arg(long, value_name = "N")]
     pub token_limit: Option<u64>,
@@ -81,6 +85,9 @@ pub(super) struct AddArgs {
     /// Tokens within a minute, in each instance
     #[arg(long, value_name = "N")]
     pub tokens_per_minute: Option<u64>,
+    /// Calls in flight at once, in each instance
+    #[arg(long, value_name = "N")]
+    pub max_concurrent: Option<usize>,
     /// The key may not wake a model server that scales to zero
     #[arg(long)]
     pub no_wake: bool,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{GoogleConfig, KeysSource, MOST_TOKENS, SinkKind};
 use crate::secret::Secret;
+use crate::store::UserRow;
 
 const PASSWORD: &str = "correct horse battery";
 

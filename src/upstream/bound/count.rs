@@ -122,9 +122,10 @@ impl Upstream {
             return None;
         };
         let (route, members) = fit::question(request.endpoint, object)?;
-        let is_exact = object
-            .members()
-            .all(|(key, json)| json == "null" || members.contains(&key) || HARMLESS.contains(&key));
+        let is_exact = object.members().all(|(key, json)| {
+            let is_default = json == "null" || (key == "tool_choice" && json == "\"auto\"");
+            is_default || members.contains(&key) || HARMLESS.contains(&key)
+        });
         if bound.is_untold || !is_exact || !super::prompt::is_text(request.endpoint, object) {
             return None;
         }

@@ -14,10 +14,9 @@ import argparse
 import json
 import time
 
-import httpx
 import openai
 from harness import LONG_TOKENS, Site, case, check_usage, equal, has_no_digits, read_stream, refused, run_cases
-from openai import Omit, OpenAI
+from openai import DefaultHttpxClient, Omit, OpenAI
 
 WEATHER_TOOL = {
     "type": "function",
@@ -311,7 +310,7 @@ def a_used_up_budget_is_a_rate_limit_error_and_asked_once(site):
     if not site.limited_key:
         return "no key with a budget was given"
     asked = []
-    counting = httpx.Client(event_hooks={"request": [asked.append]}, timeout=30)
+    counting = DefaultHttpxClient(event_hooks={"request": [asked.append]})
     # The SDK's own retries: it must not use them.
     client = site.make_client(key=site.limited_key, max_retries=2, http_client=counting)
     story = {"messages": [{"role": "user", "content": "Tell me a story [[tokens=400]]"}], "max_tokens": 400}

@@ -1,5 +1,6 @@
 //! Waiting, single flight, back-off and drain against the model of the store, in paused time.
 
+mod alerts;
 mod crowd;
 mod outages;
 

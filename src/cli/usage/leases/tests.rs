@@ -30,7 +30,9 @@ fn ended(number: u64, tokens: u64) -> Value {
 
 fn find(charged: ChargedLease, lines: &[Value]) -> Finding {
     let mut leases = Leases::of(vec![charged]);
-    lines.iter().for_each(|line| leases.note(line));
+    for line in lines {
+        leases.note(line);
+    }
     leases.conclude(1000).remove(0).1
 }
 
@@ -147,7 +149,9 @@ fn numbers_may_be_floats_as_in_cloud_logging() {
 fn a_lease_that_ended_while_the_log_was_under_way_waits() {
     let find = |lines: &[Value]| {
         let mut leases = Leases::of(vec![charged(0, 9)]);
-        lines.iter().for_each(|line| leases.note(line));
+        for line in lines {
+            leases.note(line);
+        }
         leases.conclude(999).remove(0).1
     };
     assert_eq!(find(&[reserved(1, 5)]), Finding::Doubtful(Doubt::Fresh));
