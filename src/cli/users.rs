@@ -16,7 +16,7 @@ use super::refuse;
 use crate::auth::KeyHash;
 use crate::auth::users::{key, name, password};
 use crate::config::{Database, MOST_TOKENS, Paths};
-use crate::store::{NewKey, NewUser, Store};
+use crate::store::{NewKey, NewUser, Store, UserRow};
 use ask::Asked;
 
 const NOTES: &str = "\

@@ -99,7 +99,8 @@ impl Users {
         }
         let hash = self.passwords.hash(new).await?;
         let row = answered(self.store.set_password(user.id, user.generation, &hash)).await?;
-        self.directory.change(row.ok_or_else(token::invalid)?, false);
+        self.directory
+            .change(row.ok_or_else(token::invalid)?, false);
         audit(&user.name, "password_changed", &user.name);
         Ok(())
     }
