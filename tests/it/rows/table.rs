@@ -296,6 +296,7 @@ async fn a_refused_token_is_replaced_and_no_file_is_needed() {
         ("GCP_PROJECT", ""),
         ("GCE_METADATA_HOST", host.as_str()),
         ("DATA_DIR", "/proc/none"),
+        ("DATABASE_URL", "none"),
         ("USAGE_SINK", "bigquery"),
     ];
     let mut bench = Bench::before(bigquery, &settings).await;
