@@ -1,5 +1,7 @@
 //! Bodies over every field that moves a bound, right and wrong ones.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
@@ -71,7 +73,7 @@ fn in_ascii(json: &str) -> String {
         } else {
             let mut units = [0; 2];
             for unit in letter.encode_utf16(&mut units) {
-                text.push_str(&format!("\\u{unit:04x}"));
+                write!(text, "\\u{unit:04x}").expect("memory");
             }
         }
     }
@@ -87,6 +89,7 @@ fn merge((one, two): (Value, Value)) -> Value {
 }
 
 /// The figures, most of them right.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn figures(endpoint: Endpoint) -> impl Strategy<Value = Value> {
     let limits: &'static [&'static str] = match endpoint {
         Endpoint::ChatCompletions => &["max_tokens", "max_completion_tokens"],

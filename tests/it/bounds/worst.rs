@@ -92,7 +92,7 @@ pub fn prompts(path: &str, body: &Map<String, Value>) -> Option<Vec<u64>> {
     };
     match path {
         "/v1/completions" => {
-            let suffix = member("suffix").map_or(0, |suffix| text(suffix));
+            let suffix = member("suffix").map_or(0, text);
             let mut prompts = member("prompt").map_or(Some(Vec::new()), ids_or_texts)?;
             for prompt in &mut prompts {
                 *prompt += suffix + AROUND_TEXT;
@@ -102,7 +102,9 @@ pub fn prompts(path: &str, body: &Map<String, Value>) -> Option<Vec<u64>> {
         }
         "/v1/embeddings" => {
             let mut prompts = ids_or_texts(member("input")?)?;
-            prompts.iter_mut().for_each(|prompt| *prompt += AROUND_TEXT);
+            for prompt in &mut prompts {
+                *prompt += AROUND_TEXT;
+            }
             Some(prompts)
         }
         "/v1/rerank" | "/v1/score" => pairs(body),
@@ -236,7 +238,7 @@ fn chat(body: &Map<String, Value>, messages: &[Value], tools: &[Value]) -> u64 {
                 for part in parts {
                     match part["type"].as_str() {
                         Some("text" | "input_text" | "output_text") => {
-                            tokens += 1 + text(&part["text"])
+                            tokens += 1 + text(&part["text"]);
                         }
                         _ => return CONTEXT - 1,
                     }
@@ -320,6 +322,7 @@ fn string(text: &str) -> String {
 }
 
 /// A figure as pydantic reads it; the outer `None` for what it refuses.
+#[expect(clippy::option_option, reason = "refused, absent, and a figure")]
 fn whole(value: Option<&Value>) -> Option<Option<u64>> {
     match value {
         None | Some(Value::Null) => Some(None),
