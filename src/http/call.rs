@@ -139,11 +139,13 @@ fn parse_json(endpoint: Endpoint, body: Bytes, is_admin: bool) -> Result<Said, E
 fn check_members(endpoint: Endpoint, object: &Object, is_admin: bool) -> Result<(), Error> {
     for name in ACTED_ON.into_iter().chain(DECISIVE) {
         if object.repeats(name) {
-            return Err(Error::new(
-                Code::InvalidRequest,
-                format!("the field {name} stands twice in the request"),
-            )
-            .param(name));
+            // No digits in texts.
+            let message = if name.contains(|c: char| c.is_ascii_digit()) {
+                "a field stands twice in the request; param names it".to_owned()
+            } else {
+                format!("the field {name} stands twice in the request")
+            };
+            return Err(Error::new(Code::InvalidRequest, message).param(name));
         }
     }
     if !is_admin
