@@ -1,5 +1,7 @@
 //! Bodies over every field that moves a bound, right and wrong ones.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
@@ -71,7 +73,7 @@ fn in_ascii(json: &str) -> String {
         } else {
             let mut units = [0; 2];
             for unit in letter.encode_utf16(&mut units) {
-                text.push_str(&format!("\\u{unit:04x}"));
+                write!(text, "\\u{unit:04x}").expect("room");
             }
         }
     }
@@ -112,7 +114,15 @@ fn figures(endpoint: Endpoint) -> impl Strategy<Value = Value> {
         1 => (1_u32..4).prop_map(|n| json!({"n": n, "use_beam_search": true})),
         1 => select(vec![json!({"use_beam_search": "yes", "n": 2}), json!({"use_beam_search": false}), json!({"use_beam_search": 1})]),
     ];
-    let more = select(vec![
+    (limit, choices, members(), members()).prop_map(|(limit, choices, one, two)| {
+        // What says something of the output comes last, but for what belongs together.
+        merge((merge((merge((one, choices)), limit)), two))
+    })
+}
+
+/// What else may stand in a body.
+fn members() -> impl Strategy<Value = Value> {
+    select(vec![
         json!({}),
         json!({}),
         json!({"stop": "e"}),
@@ -147,11 +157,7 @@ fn figures(endpoint: Endpoint) -> impl Strategy<Value = Value> {
         json!({"tool_choice": "none"}),
         json!({"structured_outputs": {"regex": "a+"}}),
         json!({"vllm_xargs": {"a": "b"}, "unknown": {"b": [1, 2]}}),
-    ]);
-    (limit, choices, more.clone(), more).prop_map(|(limit, choices, one, two)| {
-        // What says something of the output comes last, but for what belongs together.
-        merge((merge((merge((one, choices)), limit)), two))
-    })
+    ])
 }
 
 fn chat() -> impl Strategy<Value = Value> {
