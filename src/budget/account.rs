@@ -70,7 +70,12 @@ struct Known {
 impl Known {
     /// Tokens that the store could lease.
     fn room(&self, limit: u64) -> u64 {
-        limit.saturating_sub(self.used.saturating_add(self.leased))
+        limit.saturating_sub(self.taken())
+    }
+
+    /// Used or leased.
+    fn taken(&self) -> u64 {
+        self.used.saturating_add(self.leased)
     }
 }
 
@@ -286,6 +291,8 @@ impl Account {
         let may = lease.span == span
             && known.span == span
             && known.limit == Some(want.limit)
+            // Else the limit was lowered: what is in hand goes back first.
+            && known.taken() <= want.limit
             && is_certain
             && lease.is_usable(&now.at, self.life);
         may.then(|| lease.free())
@@ -298,7 +305,7 @@ impl Account {
 
     fn uncounted(&self, span: Span) -> u64 {
         let leases = self.leases().filter(|lease| lease.span == span);
-        leases.map(Lease::uncounted).sum()
+        leases.map(Lease::uncounted).fold(0, u64::saturating_add)
     }
 
     /// The store has less to lease than so many slices.

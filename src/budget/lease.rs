@@ -106,15 +106,18 @@ impl Lease {
     /// Tokens used and not yet known to be told.
     pub fn untold(&self) -> u64 {
         let carried = self.under_way.as_ref().map_or(0, |under_way| {
-            under_way.exchange.spent + under_way.exchange.unleased
+            let exchange = &under_way.exchange;
+            exchange.spent.saturating_add(exchange.unleased)
         });
-        self.spent + self.unleased + carried
+        self.spent
+            .saturating_add(self.unleased)
+            .saturating_add(carried)
     }
 
     /// Use that the store's count lacks for certain.
     pub fn uncounted(&self) -> u64 {
         let spent = if self.is_charged { 0 } else { self.spent };
-        spent + self.unleased
+        spent.saturating_add(self.unleased)
     }
 
     pub fn is_in_use(&self) -> bool {
@@ -176,9 +179,9 @@ impl Lease {
 
     pub fn end(&mut self, ended: &Ended) {
         self.release(ended.reserved);
-        self.unleased += ended.unleased;
+        self.use_beside(ended.unleased);
         if self.is_forsaken {
-            self.unleased += ended.spent;
+            self.use_beside(ended.spent);
         } else {
             self.spent += ended.spent;
         }
@@ -190,12 +193,14 @@ impl Lease {
     pub fn forsake(&mut self) {
         if let Some(under_way) = self.under_way.take() {
             let exchange = &under_way.exchange;
-            self.unleased += exchange.spent + exchange.unleased;
+            self.use_beside(exchange.spent);
+            self.use_beside(exchange.unleased);
             for day in &exchange.days {
                 self.add_day(*day);
             }
         }
-        self.unleased += std::mem::take(&mut self.spent);
+        let spent = std::mem::take(&mut self.spent);
+        self.use_beside(spent);
         self.tokens = self.reserved;
         self.name = new_name();
         self.number = 0;
@@ -208,13 +213,18 @@ impl Lease {
         *self.name == *name
     }
 
+    /// An upstream may count whatever it likes; a sum that would not fit stays at the highest number.
+    fn use_beside(&mut self, tokens: u64) {
+        self.unleased = self.unleased.saturating_add(tokens);
+    }
+
     fn add_day(&mut self, day: DayUse) {
         match self.days.iter_mut().find(|sum| sum.day_ms == day.day_ms) {
             None => self.days.push(day),
             Some(sum) => {
                 sum.requests += day.requests;
-                sum.prompt_tokens += day.prompt_tokens;
-                sum.completion_tokens += day.completion_tokens;
+                sum.prompt_tokens = sum.prompt_tokens.saturating_add(day.prompt_tokens);
+                sum.completion_tokens = sum.completion_tokens.saturating_add(day.completion_tokens);
             }
         }
     }
@@ -275,4 +285,36 @@ pub(super) struct Party<'a> {
     pub owner: &'a str,
     pub limit: Option<u64>,
     pub life: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn use_beyond_all_numbers_stays_at_the_highest() {
+        let mut lease = Lease::new(Span {
+            start_ms: 0,
+            end_ms: None,
+        });
+        for _ in 0..2 {
+            lease.begin_unleased();
+            lease.end(&Ended {
+                reserved: 0,
+                spent: 0,
+                unleased: u64::MAX,
+                day: DayUse {
+                    day_ms: 0,
+                    requests: 1,
+                    prompt_tokens: u64::MAX,
+                    completion_tokens: u64::MAX,
+                },
+            });
+        }
+        assert_eq!((lease.untold(), lease.uncounted()), (u64::MAX, u64::MAX));
+        let [day] = lease.days[..] else {
+            panic!("{:?}", lease.days)
+        };
+        assert_eq!((day.requests, day.prompt_tokens), (2, u64::MAX));
+    }
 }

@@ -156,9 +156,9 @@ impl Budgets {
         };
         for entry in entries {
             let [leased, reserved, untold] = entry.lock().sums();
-            status.leased += leased;
-            status.reserved += reserved;
-            status.untold += untold;
+            status.leased = status.leased.saturating_add(leased);
+            status.reserved = status.reserved.saturating_add(reserved);
+            status.untold = status.untold.saturating_add(untold);
         }
         status
     }

@@ -16,7 +16,7 @@ use super::refuse;
 use crate::auth::KeyHash;
 use crate::auth::users::{key, name, password};
 use crate::config::{Database, MOST_TOKENS, Paths};
-use crate::store::{NewKey, NewUser, Store};
+use crate::store::{NewKey, NewUser, Store, UserRow};
 use ask::Asked;
 
 const NOTES: &str = "\
@@ -190,14 +190,7 @@ async fn on_store<O: Write, N: Write, A: FnMut(bool) -> anyhow::Result<Asked>>(
         Verb::SetPassword { name, password } => {
             named(store, &name).await?;
             let password_hash = new_password(&password, &mut terminal.ask)?;
-            // Read anew: it may have taken a while to type.
-            let user = named(store, &name).await?;
-            let changed = store
-                .set_password(user.id, user.generation, &password_hash)
-                .await?;
-            changed.with_context(|| {
-                format!("nothing was changed: somebody else changed user {name} at the same moment")
-            })?;
+            set_password(store, &name, &password_hash).await?;
             format!(
                 "user {name} has a new password; its tokens are void, its API key stays; {SOON}"
             )
@@ -271,6 +264,15 @@ async fn set_disabled(store: &Store, name: &str, is_disabled: bool) -> anyhow::R
     let id = named(store, name).await?.id;
     let changed = store.set_disabled(id, is_disabled).await?;
     changed.map(|_| ()).ok_or_else(|| unknown(name))
+}
+
+/// The user is read anew: the password may have taken a while to type.
+async fn set_password(store: &Store, name: &str, hash: &str) -> anyhow::Result<()> {
+    let user = named(store, name).await?;
+    let changed = store.set_password(user.id, user.generation, hash).await?;
+    changed.map(|_| ()).with_context(|| {
+        format!("nothing was changed: somebody else changed user {name} at the same moment")
+    })
 }
 
 async fn named(store: &Store, name: &str) -> anyhow::Result<UserRow> {

@@ -128,7 +128,10 @@ pub(super) fn read_database(
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         // By the client's own reading. Its words repeat no part of the credentials.
         if let Err(cause) = text.parse::<sqlx::postgres::PgConnectOptions>() {
-            reader.fault("DATABASE_URL", format_args!("cannot be read: {}", last(&cause)));
+            reader.fault(
+                "DATABASE_URL",
+                format_args!("cannot be read: {}", last(&cause)),
+            );
         }
         return Database::Postgres(Secret::new(text.to_owned()));
     }

@@ -231,7 +231,16 @@ fn the_database_is_a_file() {
             .usage_file
             .starts_with("/d")
     );
-    for wrong in ["sqlite://", "sqlite://:memory:", "mysql://h/db", "x.db"] {
+    for wrong in [
+        "sqlite://",
+        "sqlite://:memory:",
+        "mysql://h/db",
+        "x.db",
+        "postgres://u:hidden@h:99999/db",
+        "postgres://u:hidden/word@h/db",
+        "postgres://u:hidden@h/db?sslmode=some",
+    ] {
+        assert!(!faults(&[("DATABASE_URL", wrong)]).contains("hidden"));
         assert!(
             faults(&[("DATABASE_URL", wrong)]).contains("DATABASE_URL: "),
             "{wrong}"

@@ -33,8 +33,11 @@ const ADD_DAY: &str = concat!(
     ", ",
     add!("completion_tokens")
 );
+/// A lease that has ended without word counts as used, though nobody has charged it yet.
 const STANDING: &str = "\
 SELECT now_ms, \
+(SELECT CAST(COALESCE(SUM(tokens), 0) AS BIGINT) FROM leases WHERE owner = $1 \
+AND period_start_ms = $2 AND NOT is_charged AND expires_at_ms <= now_ms) AS overdue, \
 COALESCE((SELECT used FROM budgets WHERE owner = $1 AND period_start_ms = $2), 0) AS used, \
 COALESCE((SELECT leased FROM budgets WHERE owner = $1 AND period_start_ms = $2), 0) AS leased \
 FROM clock";
@@ -188,8 +191,9 @@ impl Store {
             };
             if let Some(row) = standing {
                 found.now_ms = row.int("now_ms")?;
-                found.used = row.count("used")?;
-                found.leased = row.count("leased")?;
+                let overdue = row.count("overdue")?;
+                found.used = row.count("used")?.saturating_add(overdue);
+                found.leased = row.count("leased")?.saturating_sub(overdue);
             }
             Ok(found)
         })

@@ -98,6 +98,19 @@ impl Store {
         }
     }
 
+    /// Whether a server lets this process in. Nothing is made or changed there, nor in a file.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn probe(database: &Database) -> Result<(), StoreError> {
+        if let Database::Postgres(url) = database {
+            let connections = Connections::new(url)?;
+            connections.take().await?.keep();
+            connections.close().await;
+        }
+        Ok(())
+    }
+
     fn new(place: Place) -> Self {
         Self {
             place,

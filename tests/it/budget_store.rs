@@ -13,7 +13,7 @@ use tollgate::store::Store;
 
 use crate::store::bench::Place;
 
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const OWNER: &str = "service:x";
 

@@ -54,7 +54,7 @@ fn every_fault_is_in_one_message_and_the_code_is_64() {
     let folder = tempfile::tempdir().unwrap();
     let variables = [
         ("PORT", "http"),
-        ("DATABASE_URL", "mysql://u:hidden@h/db"),
+        ("DATABASE_URL", "postgres://u:hidden@h:99999/db"),
         ("LABELS", "A=1"),
     ];
     for verb in ["check", "serve"] {
@@ -66,13 +66,35 @@ fn every_fault_is_in_one_message_and_the_code_is_64() {
             .skip(1)
             .map(|line| line.trim().split(':').next().unwrap())
             .collect();
-        assert_eq!(named, ["DATABASE_URL", "LABELS", "PORT"], "{text}");
+        let faulty = ["DATABASE_URL", "JWT_SECRET_KEY", "LABELS", "PORT"];
+        assert_eq!(named, faulty, "{text}");
         let shown = String::from_utf8(output.stdout).unwrap();
         assert!(
             !text.contains("hidden") && !shown.contains("hidden"),
             "{text}{shown}"
         );
     }
+}
+
+#[test]
+fn a_database_that_nobody_finds_is_a_warning_and_a_url_that_cannot_be_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |url: &str| {
+        let secret = "0123456789abcdef-0123456789abcdef";
+        let variables = [("DATABASE_URL", url), ("JWT_SECRET_KEY", secret)];
+        let output = tollgate(folder.path(), &variables, &["check"]);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!text.contains("hidden"), "{text}");
+        (output.status.code(), text)
+    };
+    // Port 1 of this machine is nobody's.
+    let (code, text) = check("postgres://u:hidden@127.0.0.1:1/db");
+    assert_eq!(code, Some(0), "{text}");
+    let warning = "warning: DATABASE_URL: could not be checked: cannot connect";
+    assert!(text.contains(warning), "{text}");
+    let (code, text) = check("postgres://u:hidden@127.0.0.1:99999/db");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("DATABASE_URL: cannot be read: "), "{text}");
 }
 
 #[test]

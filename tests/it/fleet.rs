@@ -136,7 +136,11 @@ async fn a_gateway_that_dies_and_one_that_freezes_do_not_pass_the_limit() {
     tokio::time::sleep_until(frozen_at + frozen_for).await;
     site.gates[1].signal("CONT");
     tally.join(first.await.expect("calls"));
-    tally.join(mix(&site.engine, 0).run(&addrs[1..], KEY).await);
+    let more = Mix {
+        calls: 100,
+        ..mix(&site.engine, 0)
+    };
+    tally.join(more.run(&addrs[1..], KEY).await);
     let made = made(&site, "one killed, one frozen").await;
     let standing = site.quiet().await;
     println!(

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::key::{Kind, shown_part};
 use super::session::too_many_failures;
-use super::{Caller, User, Users, answered, audit, name, password, token, unavailable};
+use super::{
+    Caller, User, Users, answered, audit, audit_limit, name, password, token, unavailable,
+};
 use crate::auth::KeyHash;
 use crate::config::{MOST_TOKENS, Registration};
 use crate::error::{Code, Error};
@@ -97,7 +99,8 @@ impl Users {
         }
         let hash = self.passwords.hash(new).await?;
         let row = answered(self.store.set_password(user.id, user.generation, &hash)).await?;
-        self.directory.change(row.ok_or_else(token::invalid)?, false);
+        self.directory
+            .change(row.ok_or_else(token::invalid)?, false);
         audit(&user.name, "password_changed", &user.name);
         Ok(())
     }
@@ -162,7 +165,7 @@ impl Users {
             .store
             .set_token_limit(user.id, limit, row.limit_is_admins);
         let row = answered(changed).await?.ok_or_else(gone)?;
-        audit(&user.name, "token_limit_set", &user.name);
+        audit_limit(&user.name, &user.name, limit);
         Ok(self.directory.change(row, false))
     }
 
@@ -175,7 +178,7 @@ impl Users {
         let id = self.id_of(name).await?;
         let row = answered(self.store.set_token_limit(id, limit, true)).await?;
         let user = self.directory.change(row.ok_or_else(no_such_user)?, false);
-        audit(admin, "token_limit_set", &user.name);
+        audit_limit(admin, &user.name, limit);
         Ok(user)
     }
 

@@ -256,3 +256,9 @@ fn in_words(fault: &StoreError) -> String {
 fn audit(actor: &str, action: &'static str, subject: &str) {
     tracing::info!(actor, action, subject, "audit");
 }
+
+/// The same of a new limit, in tokens.
+fn audit_limit(actor: &str, subject: &str, token_limit: u64) {
+    let action = "token_limit_set";
+    tracing::info!(actor, action, subject, token_limit, "audit");
+}

@@ -14,7 +14,7 @@ impl Account {
                 [
                     leased + lease.tokens(),
                     reserved + lease.reserved(),
-                    untold + lease.untold(),
+                    untold.saturating_add(lease.untold()),
                 ]
             })
     }

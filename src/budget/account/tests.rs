@@ -370,6 +370,8 @@ impl World {
     }
 }
 
+mod lowered;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 

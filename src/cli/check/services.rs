@@ -7,19 +7,24 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::auth::KeyRing;
-use crate::config::{Config, KeysSource, SinkKind, UpstreamAuth};
+use crate::config::{Config, Database, KeysSource, SinkKind, UpstreamAuth};
 use crate::google::{Fault, Google};
+use crate::store::{Store, StoreError};
 use crate::upstream::Upstream;
 use crate::usage::table;
 
 /// The longest that the ring takes to load, and a little more.
 const KEYS_LIMIT: Duration = Duration::from_secs(12);
 
+/// The longest that the database may take.
+const DATABASE_LIMIT: Duration = Duration::from_secs(5);
+
 /// The longest that BigQuery may take.
 const TABLE_LIMIT: Duration = Duration::from_secs(12);
 
 const TOKEN: &str = "UPSTREAM_AUTH";
 const TABLE: &str = "BIGQUERY_DATASET";
+const DATABASE: &str = "DATABASE_URL";
 
 /// One thing that was asked.
 pub(super) struct Check {
@@ -74,14 +79,16 @@ impl From<Fault> for Outcome {
 /// When no client can be made at all.
 pub(super) async fn ask(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Vec<Check>> {
     let google = Arc::new(Google::new(&config.google));
-    let (keys, tokens, table) = tokio::join!(
+    let (keys, tokens, table, database) = tokio::join!(
         ask_keys(config, &google, warnings),
         ask_tokens(config, &google),
         ask_table(config, &google),
+        ask_database(config),
     );
     let mut checks = vec![keys];
     checks.extend(tokens?);
     checks.extend(table);
+    checks.extend(database);
     Ok(checks)
 }
 
@@ -89,7 +96,8 @@ pub(super) async fn ask(config: &Config, warnings: &mut Vec<String>) -> anyhow::
 pub(super) fn skip(config: &Config) -> Vec<Check> {
     let table = matches!(config.usage.sink, SinkKind::BigQuery(_)).then_some(TABLE);
     let token = (config.upstream.auth != UpstreamAuth::None).then_some(TOKEN);
-    let names = [Some(keys_variable(config)), token, table];
+    let database = matches!(config.database, Database::Postgres(_)).then_some(DATABASE);
+    let names = [Some(keys_variable(config)), token, table, database];
     let skipped = names.into_iter().flatten().map(|name| Check {
         name,
         outcome: Outcome::Skipped,
@@ -172,4 +180,24 @@ async fn ask_table(config: &Config, google: &Arc<Google>) -> Option<Check> {
         name: TABLE,
         outcome,
     })
+}
+
+async fn ask_database(config: &Config) -> Option<Check> {
+    let Database::Postgres(_) = &config.database else {
+        return None;
+    };
+    let outcome = match timeout(DATABASE_LIMIT, Store::probe(&config.database)).await {
+        Ok(Ok(())) => Outcome::Good("the database lets us in".to_owned()),
+        Ok(Err(fault)) if fault.is_permanent() => Outcome::Faulty(told(fault)),
+        Ok(Err(fault)) => Outcome::Unknown(told(fault)),
+        Err(_elapsed) => Outcome::Unknown("the database does not answer".to_owned()),
+    };
+    Some(Check {
+        name: DATABASE,
+        outcome,
+    })
+}
+
+fn told(fault: StoreError) -> String {
+    format!("{:#}", anyhow::Error::from(fault))
 }

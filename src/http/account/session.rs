@@ -52,7 +52,7 @@ async fn may_register(ask: &Ask<'_>) -> Result<Option<Principal>, Error> {
             "nobody can register here; ask whoever runs this gateway for an account",
         )),
         Registration::Local if !ask.client.is_local => Err(closed(
-            "registration is open only to requests from the machine that the gateway runs on; whoever runs it can open it with REGISTRATION",
+            "registration is open only to requests from the machine that the gateway runs on; whoever runs it can set REGISTRATION to `admin` or `open`",
         )),
         Registration::Admin if shown.is_none() => Err(closed(
             "registration needs an admin key; ask whoever runs this gateway for an account",

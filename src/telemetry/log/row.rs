@@ -9,9 +9,10 @@ use super::line::{write_json_string, write_level, write_printable, write_time};
 use crate::usage::Charged;
 
 /// The columns of the short form, in order.
-const SHORT: [&str; 12] = [
+const SHORT: [&str; 13] = [
     "request_id",
     "key_name",
+    "username",
     "endpoint",
     "model",
     "stream",

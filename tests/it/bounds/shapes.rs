@@ -28,8 +28,8 @@ fn unknown() -> Upstream {
 
 fn call(endpoint: Endpoint, more: &Value) -> Request {
     let mut body = match endpoint {
-        Endpoint::Responses | Endpoint::Embeddings => json!({"input": "Hello there"}),
         Endpoint::Completions | Endpoint::Tokenize => json!({"prompt": "Hello there"}),
+        Endpoint::Responses | Endpoint::Embeddings => json!({"input": "Hello there"}),
         _ => json!({"messages": [{"role": "user", "content": "Hello there"}]}),
     };
     for (name, value) in more.as_object().expect("members") {
@@ -47,12 +47,12 @@ fn bound(upstream: &Upstream, endpoint: Endpoint, more: &Value) -> Result<Bound,
     })
 }
 
-/// A call with its output, sequences and least output.
-type Asks = (Endpoint, Value, Option<u64>, u64, u64);
-
-fn outputs_of_chats() -> Vec<Asks> {
-    use Endpoint::ChatCompletions;
-    vec![
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+async fn the_output_is_what_is_asked_for_else_the_context() {
+    use Endpoint::{ChatCompletions, Completions, Embeddings, Messages, Responses, Tokenize};
+    let (_server, known) = known().await;
+    let cases = [
         (ChatCompletions, json!({"max_tokens": 9}), Some(9), 1, 9),
         (
             ChatCompletions,
@@ -97,12 +97,6 @@ fn outputs_of_chats() -> Vec<Asks> {
             1,
             1024,
         ),
-    ]
-}
-
-fn outputs_of_others() -> Vec<Asks> {
-    use Endpoint::{Completions, Embeddings, Messages, Responses, Tokenize};
-    vec![
         (Completions, json!({}), Some(16), 1, 16),
         (
             Completions,
@@ -135,20 +129,13 @@ fn outputs_of_others() -> Vec<Asks> {
         ),
         (Embeddings, json!({"input": ["a", "b"]}), Some(0), 0, 0),
         (Tokenize, json!({}), Some(0), 0, 0),
-    ]
-}
-
-#[tokio::test]
-async fn the_output_is_what_is_asked_for_else_the_context() {
-    let (_server, known) = known().await;
-    for (endpoint, more, output, sequences, least) in
-        [outputs_of_chats(), outputs_of_others()].concat()
-    {
+    ];
+    for (endpoint, more, output, sequences, least) in cases {
         let bound = bound(&known, endpoint, &more).expect("a bound");
         let found = (bound.output, bound.sequences, bound.least_output);
         assert_eq!(found, (output, sequences, least), "{endpoint:?} {more}");
     }
-    let unknown = bound(&unknown(), Endpoint::ChatCompletions, &json!({})).expect("a bound");
+    let unknown = bound(&unknown(), ChatCompletions, &json!({})).expect("a bound");
     assert_eq!(unknown.output, None);
 }
 

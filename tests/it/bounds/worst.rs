@@ -37,7 +37,7 @@ pub fn work(path: &str, body: &Map<String, Value>) -> Option<Work> {
     }
     let mut most = None;
     for name in limits {
-        let value = whole(body.get(*name)).ok()?;
+        let value = whole(body.get(*name))?;
         most = most.or(value);
     }
     if most.is_none() && path == "/v1/completions" {
@@ -50,8 +50,8 @@ pub fn work(path: &str, body: &Map<String, Value>) -> Option<Work> {
         most => most,
     };
     let (choices, beams) = if path.ends_with("completions") {
-        let n = whole(body.get("n")).ok()?.unwrap_or(1);
-        let best_of = whole(body.get("best_of")).ok()?.unwrap_or(1);
+        let n = whole(body.get("n"))?.unwrap_or(1);
+        let best_of = whole(body.get("best_of"))?.unwrap_or(1);
         (n.max(best_of), truthy(body.get("use_beam_search"))?)
     } else {
         (1, false)
@@ -63,10 +63,7 @@ pub fn work(path: &str, body: &Map<String, Value>) -> Option<Work> {
     for prompt in prompts {
         let room = CONTEXT.checked_sub(prompt).filter(|room| *room > 0)?;
         let output = most.map_or(room, |most| most.min(room));
-        if whole(body.get("min_tokens"))
-            .ok()?
-            .is_some_and(|least| least > output)
-        {
+        if whole(body.get("min_tokens"))?.is_some_and(|least| least > output) {
             return None;
         }
         if beams {
@@ -324,22 +321,20 @@ fn string(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// Refused by pydantic.
-struct Wrong;
-
-/// A figure as pydantic reads it.
-fn whole(value: Option<&Value>) -> Result<Option<u64>, Wrong> {
-    let figure = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Bool(flag)) => Some(u64::from(*flag)),
-        Some(Value::String(digits)) => digits.trim().parse().ok(),
-        Some(Value::Number(number)) => number
-            .as_f64()
-            .filter(|value| value.fract() == 0.0 && (0.0..1e18).contains(value))
-            .and_then(|value| format!("{value:.0}").parse().ok()),
+/// A figure as pydantic reads it; the outer `None` for what it refuses.
+#[expect(clippy::option_option, reason = "refused, absent, and a figure")]
+fn whole(value: Option<&Value>) -> Option<Option<u64>> {
+    match value {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::Bool(flag)) => Some(Some(u64::from(*flag))),
+        Some(Value::String(digits)) => digits.trim().parse().ok().map(Some),
+        Some(Value::Number(number)) => {
+            let value = number.as_f64()?;
+            let is_whole = value.fract() == 0.0 && (0.0..1e18).contains(&value);
+            is_whole.then(|| format!("{value:.0}").parse().ok())
+        }
         Some(_) => None,
-    };
-    figure.map(Some).ok_or(Wrong)
+    }
 }
 
 /// A flag as pydantic reads it.

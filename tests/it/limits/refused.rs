@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tollgate::upstream::DECISIVE;
 
 use super::super::expect::{anthropic_refusal, refusal};
 use super::super::fakes::model_server::{Behaviour, ModelServer, Settings};
 use super::super::fakes::wire::Reply;
-use super::super::harness::{Gate, reserve_port};
+use super::super::harness::{Gate, KEY, reserve_port};
 use super::{
     CHAT, FREE, cost_of, every_route, every_route_served, hello, limited, limited_with, user,
 };
@@ -161,6 +162,23 @@ async fn a_limit_cannot_be_held_without_its_database_and_other_keys_go_on() {
         began.elapsed()
     );
     gate.rows(1).await;
+}
+
+#[tokio::test]
+async fn what_says_how_much_a_call_can_cost_stands_once() {
+    let server = ModelServer::start(Settings::default()).await;
+    let gate = limited(&server, json!({"token_limit": 100_000})).await;
+    let line = format!("POST {CHAT}");
+    for name in DECISIVE.into_iter().chain(["max_tokens", "n", "messages"]) {
+        for key in [KEY, FREE] {
+            let headers = [("content-type", "application/json"), ("x-api-key", key)];
+            let body = format!(r#"{{"messages":[],"{name}":1,"{name}":9}}"#);
+            let reply = gate.ask(&line, &headers, body.as_bytes()).await;
+            refusal(&reply, 400, "invalid_request");
+            assert_eq!(reply.json()["error"]["param"], name);
+        }
+    }
+    assert_eq!(server.calls().len(), 0);
 }
 
 #[tokio::test]

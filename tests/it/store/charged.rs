@@ -40,6 +40,8 @@ async fn a_lease_that_ends_without_word_is_charged_whole(place: Place) {
     let stores = [place.store().await, place.store().await];
     let one = dead("a", 300);
     assert_eq!(exchange(&stores[0], &one).await.granted, 300);
+    // It counts as used before anybody charges it.
+    assert_eq!(sums(&stores[1], "user:1").await, (300, 0));
     let alive = wanting(first("user:1", "b"), 100);
     let answer = exchange(&stores[1], &alive).await;
     assert_eq!(

@@ -101,7 +101,11 @@ async fn a_user_lives(place: Place) {
     let limited = limited.unwrap().unwrap();
     assert_eq!(limited.token_limit, u64::MAX / 2);
     assert!(limited.limit_is_admins && limited.generation == 0);
-    let changed = store.set_password(made.id, 0, "$new$").await.unwrap().unwrap();
+    let changed = store
+        .set_password(made.id, 0, "$new$")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (changed.password_hash.as_str(), changed.generation),
         ("$new$", 1)
@@ -268,7 +272,11 @@ async fn new_credentials_void_refresh_tokens(place: Place) {
     for change in ["password", "key", "disabled"] {
         assert!(log_in(&store, &user, 10, "f1").await);
         user = match change {
-            "password" => store.set_password(user.id, 0, "$new$").await.unwrap().unwrap(),
+            "password" => store
+                .set_password(user.id, 0, "$new$")
+                .await
+                .unwrap()
+                .unwrap(),
             "key" => replace_key(&store, user.id, 2, 0).await.unwrap(),
             _ => {
                 store.set_disabled(user.id, true).await.unwrap();
@@ -348,7 +356,11 @@ async fn text_is_data(place: Place) {
     );
     let found = store.user_named(hostile).await.unwrap().unwrap();
     assert_eq!((&found, found.password_hash.as_str()), (&made, hostile));
-    let changed = store.set_password(made.id, 0, hostile).await.unwrap().unwrap();
+    let changed = store
+        .set_password(made.id, 0, hostile)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(log_in(&store, &changed, 10, hostile).await);
     assert_eq!(refresh(&store, 10, 11).await, "renewed");
     assert_eq!(store.users(hostile, 9).await.unwrap(), []);

@@ -36,6 +36,7 @@ async fn me(gate: &Gate, token: &str) -> Reply {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn only_tokens_of_this_gateway_for_this_purpose_are_taken() {
     let (_server, gate) = start(&[("JWT_SECRET_KEY", SECRET)]).await;
     let ann = Person::join(&gate, "ann").await;

@@ -1,5 +1,7 @@
 //! What people and programs send that is wrong.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::super::expect::refusal;
@@ -81,6 +83,7 @@ async fn names_and_passwords_have_bounds_and_neither_is_echoed() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn limits_are_whole_numbers_within_bounds() {
     let (_server, gate) = start(&[
         ("DEFAULT_TOKEN_LIMIT", "1000"),
@@ -152,6 +155,7 @@ async fn limits_are_whole_numbers_within_bounds() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn bodies_are_taken_as_they_must_be_written() {
     let (_server, gate) = start(&[]).await;
     for body in [
@@ -301,7 +305,10 @@ async fn injections_are_words_like_any_other() {
         );
         let fine = log_in(&gate, "ann", PASSWORD).await;
         assert_eq!(fine.status, 200, "a good login forgives: {}", fine.text());
-        let coded: String = word.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let coded = word.bytes().fold(String::new(), |mut coded, byte| {
+            write!(coded, "%{byte:02x}").expect("memory");
+            coded
+        });
         for line in [
             format!("POST /admin/users/{coded}/disable"),
             format!("PUT /admin/users/{coded}/token-limit?token_limit=5"),

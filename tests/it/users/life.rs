@@ -12,6 +12,7 @@ use super::{
 };
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one life is one story")]
 async fn a_user_registers_logs_in_calls_rotates_refreshes_and_is_disabled() {
     let (server, mut gate) = start(&[]).await;
     let asked = json!({"username": "Ann.B", "password": PASSWORD, "token_limit": 50_000});

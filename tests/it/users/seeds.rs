@@ -26,7 +26,7 @@ const CHAT: &str = r#"curl -X POST http://localhost:8000/v1/chat/completions \
     ],
     "max_tokens": 50
   }'"#;
-/// The one that is not shown there: a login in OAuth2's form.
+/// The one that is not shown there: a login in the form of `OAuth2`.
 const LOG_IN: &str = r"curl http://localhost:8000/auth/token \
   -d username=opencode_model -d password=secure_password_123";
 const ME: &str = r#"curl -H "Authorization: Bearer your_jwt_token" \
