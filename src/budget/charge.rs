@@ -35,8 +35,9 @@ use std::time::Duration;
 const LEAST_SPEED: u64 = 500;
 /// A stream may become so many times as fast as it was seen to be.
 const FASTER: u64 = 4;
-/// From the close of the upstream connection to the engine's last token.
-const MARGIN: Duration = Duration::from_millis(250);
+/// From the close of the upstream connection to the engine's last token: some tens of milliseconds on
+/// an idle machine, hundreds where the engine's front end is overloaded.
+const MARGIN: Duration = Duration::from_secs(1);
 /// What is read at once says nothing of the pace at which it was made.
 const LEAST_PACE: Duration = Duration::from_millis(250);
 
@@ -144,17 +145,17 @@ mod tests {
             (Ending::Begun, Known::Final(0), 0),
             (Ending::Begun, Known::Final(12_000), 12_000),
             (Ending::Begun, Known::Nothing, 10_000),
-            // Half a second with the margin, at 500 in a second.
+            // A second and a quarter with the margin, at 500 in a second.
             (
                 Ending::Begun,
                 running(1_000, 1, Pace::default(), 250),
-                1_251,
+                1_626,
             ),
-            (Ending::Begun, running(1_000, 1, slow, 250), 1_251),
-            (Ending::Begun, running(1_000, 3, slow, 250), 1_751),
-            // 2,000 in a second, perhaps 8,000.
-            (Ending::Begun, running(1_000, 1, fast, 250), 5_001),
-            (Ending::Begun, running(1_000, 1, burst, 250), 1_801),
+            (Ending::Begun, running(1_000, 1, slow, 250), 1_626),
+            (Ending::Begun, running(1_000, 3, slow, 250), 2_876),
+            // 2,000 in a second, perhaps 8,000; 100 at once are 400 in a second.
+            (Ending::Begun, running(1_000, 1, fast, 0), 9_001),
+            (Ending::Begun, running(1_000, 1, burst, 250), 3_001),
             (Ending::Begun, running(1_000, 1, slow, 3_600_000), 10_000),
             (Ending::Begun, running(11_000, 1, slow, 250), 11_000),
         ];
@@ -176,7 +177,7 @@ mod tests {
             prompt in 0_u64..1_000,
             before_us in prop::collection::vec(2_000_u64..50_000, 1..200),
             silent_us in prop::collection::vec(2_000_u64..50_000, 0..200),
-            late_us in 0_u64..250_000,
+            late_us in 0_u64..1_000_000,
             reserved_output in 1_u64..2_000,
         ) {
             let reserved = prompt + sequences * reserved_output;

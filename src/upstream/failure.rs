@@ -98,9 +98,14 @@ pub enum TooLong {
 
 impl Rejected {
     /// Whether the engine may have worked on the call. vLLM refuses a call before it begins, but for
-    /// one: a whole answer that turns out not to have the form that was asked for is 400, too.
-    pub fn may_be_late(&self, request: &Request) -> bool {
+    /// one: a whole answer that turns out not to have the form that was asked for is 400, too. The
+    /// head of its streams comes before anything is generated, so its own error in place of one is
+    /// early; what a proxy says is not its own.
+    pub fn may_be_late(&self, request: &Request, is_vllm: bool) -> bool {
         let status = self.status;
+        if request.stream && is_vllm && status == StatusCode::INTERNAL_SERVER_ERROR {
+            return false;
+        }
         if !matches!(status.as_u16(), 400 | 422) {
             let is_refusal = status.is_redirection()
                 || status.is_client_error()

@@ -280,7 +280,9 @@ impl Upstream {
                 _ => None,
             };
             let rejected = reject(answer, advice).await;
-            progress.note(|passage| passage.begun = rejected.may_be_late(request));
+            let is_vllm = target.knowledge().is_vllm.unwrap_or(true);
+            let is_late = rejected.may_be_late(request, is_vllm);
+            progress.note(|passage| passage.begun = is_late);
             return Ok(Sent::Rejected(rejected));
         }
         let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();

@@ -87,15 +87,20 @@ async fn answers_that_are_lost_on_the_way_charge_nothing_twice() {
     };
     let mut tally = Tally::default();
     // An exchange has some ten answers: a different one is lost each time.
-    for every in [37, 23, 13] {
+    let mut calls = 0;
+    for every in [37, 23, 13].into_iter().cycle().take(30) {
         link.turn(Mood::Loses(every));
         tally.join(mix(100).run(&site.addrs(), KEY).await);
+        calls += 100;
+        if calls >= 300 && link.lost() >= 5 {
+            break;
+        }
     }
     link.turn(Mood::Passes);
     println!("{} answers lost, {tally:?}", link.lost());
     assert!(link.lost() >= 5, "{} answers were lost", link.lost());
     let (done, refused) = (tally.of("done"), tally.of("store_unavailable"));
-    assert!(done >= 50 && done + refused == 300, "{tally:?}");
+    assert!(done >= 50 && done + refused == calls, "{tally:?}");
     all_is_settled(&site).await;
 }
 

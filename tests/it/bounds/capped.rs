@@ -142,6 +142,7 @@ async fn an_answer_refused_for_its_form_was_made_and_other_refusals_cost_nothing
         (503, &tools, bad(), false),
         (500, &json!({}), bad(), true),
         (502, &json!({}), bad(), true),
+        (502, &json!({"stream": true}), bad(), true),
     ];
     for (status, more, answer, begun) in cases {
         let raw = Raw::start().await;

@@ -20,23 +20,26 @@ async fn gate(server: &ModelServer) -> Gate {
 }
 
 fn streamed() -> Value {
-    with(hello(1500), "stream", json!(true))
+    with(hello(4_000), "stream", json!(true))
 }
 
-/// The APIs that generate, with a maximum of 400.
+/// The APIs that generate, with a maximum of 4,000.
 fn generating() -> [(&'static str, Value); 4] {
     let said = json!([{"role": "user", "content": "Hello there"}]);
     [
-        (CHAT, json!({"messages": said, "max_tokens": 400})),
+        (CHAT, json!({"messages": said, "max_tokens": 4_000})),
         (
             "/v1/completions",
-            json!({"prompt": "Hello there", "max_tokens": 400}),
+            json!({"prompt": "Hello there", "max_tokens": 4_000}),
         ),
         (
             "/v1/responses",
-            json!({"input": "Hello there", "max_output_tokens": 400}),
+            json!({"input": "Hello there", "max_output_tokens": 4_000}),
         ),
-        ("/v1/messages", json!({"messages": said, "max_tokens": 400})),
+        (
+            "/v1/messages",
+            json!({"messages": said, "max_tokens": 4_000}),
+        ),
     ]
 }
 
@@ -116,11 +119,17 @@ async fn what_fails_without_a_count_costs_what_was_reserved() {
     let server = ModelServer::start(Settings::default()).await;
     let mut gate = gate(&server).await;
     let mut sum = 0;
+    // The head of a stream comes before anything is generated.
+    for (body, is_charged) in [(hello(400), true), (streamed(), false)] {
+        let error = Answer::json(500, r#"{"error":{"message":"no"}}"#);
+        server.next(Behaviour::answer(error));
+        let reply = gate.post(CHAT, &body).await;
+        let cost = cost_of(&mut gate, &reply).await;
+        let expected = if is_charged { cost.reserved } else { 0 };
+        assert_eq!(cost.charged, expected, "an error: {body}");
+        sum += cost.charged;
+    }
     for (name, behaviour) in [
-        (
-            "an error",
-            Behaviour::answer(Answer::json(500, r#"{"error":{"message":"no"}}"#)),
-        ),
         (
             "a bad gateway",
             Behaviour::answer(Answer::html(502, "<p>no</p>")),
