@@ -47,7 +47,7 @@ impl App {
     /// What cannot work: no sink, a keys file that must be there and is not.
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let google = Arc::new(Google::new(&config.google));
-        let own_key = config.upstream.api_key.as_ref();
+        let own_key = config.upstreams.upstreams[0].api_key.as_ref();
         let own_key = own_key.map(|key| OwnKey::of(key.expose()));
         let may_show_key = own_key.as_ref().map(OwnKey::is_apart).unwrap_or_default();
         let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
@@ -63,7 +63,7 @@ impl App {
         }
         config.instance = instance;
         let upstream = Upstream::new(
-            &config.upstream,
+            &config.upstreams,
             &config.limits,
             &google,
             config.instance.on_cloud_run,

@@ -36,6 +36,8 @@ pub enum Code {
     UpstreamError,
     ReloadFailed,
     UpstreamStarting,
+    /// The model server sleeps, and this key may not start it.
+    WakeNotAllowed,
     Overloaded,
     NotReady,
     StoreUnavailable,
@@ -72,6 +74,7 @@ impl Code {
             Self::UpstreamError => "upstream_error",
             Self::ReloadFailed => "reload_failed",
             Self::UpstreamStarting => "upstream_starting",
+            Self::WakeNotAllowed => "wake_not_allowed",
             Self::Overloaded => "overloaded",
             Self::NotReady => "not_ready",
             Self::StoreUnavailable => "store_unavailable",

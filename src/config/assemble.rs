@@ -24,8 +24,8 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
     let mut reader = Reader::new(sources);
     let host = read_host(&mut reader, on_cloud_run);
     let (port, metrics_port) = read_ports(&mut reader);
-    let upstream = upstream::read(&mut reader, port);
-    let loopback = upstream::all_loopback(&upstream.urls);
+    let upstreams = upstream::read(&mut reader, port);
+    let loopback = upstream::all_loopback(&upstreams.upstreams);
     let google = google::read(&mut reader);
     let data_dir = read_data_dir(&mut reader);
     let ephemeral = read_ephemeral(&mut reader, on_cloud_run);
@@ -52,7 +52,7 @@ pub(super) fn config(sources: &Sources) -> Result<Config, ConfigError> {
         port,
         h2c,
         metrics_port,
-        upstream,
+        upstreams,
         google,
         keys,
         usage,

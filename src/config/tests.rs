@@ -36,9 +36,12 @@ fn nothing_set_serves_on_loopback() {
     let config = from_env(&[]).unwrap();
     assert!(config.host.is_loopback());
     assert_eq!((config.port, config.metrics_port), (8000, None));
-    assert_eq!(config.upstream.urls, ["http://127.0.0.1:8001"]);
-    assert_eq!(config.upstream.aliases["opencode-llm"], "*");
-    assert_eq!(config.upstream.aliases["llm-user-managed"], "*");
+    assert_eq!(
+        config.upstreams.upstreams[0].urls,
+        ["http://127.0.0.1:8001"]
+    );
+    assert_eq!(config.upstreams.aliases["opencode-llm"], "*");
+    assert_eq!(config.upstreams.aliases["llm-user-managed"], "*");
     assert_eq!(config.usage.sink, SinkKind::Local);
     assert_eq!(config.limits.cold_start_wait, Duration::from_secs(15));
     assert_eq!(config.limits.body_bytes, 33_554_432);

@@ -2,13 +2,13 @@
 
 use super::reader::{Reader, pieces, stars};
 use super::values;
-use super::{UpstreamAuth, UpstreamConfig};
+use super::{UpstreamAuth, UpstreamConfig, UpstreamsConfig};
 
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8001";
 const DEFAULT_ALIASES: &str = "opencode-llm=*,llm-user-managed=*";
 
 /// Reads the upstream's part of the configuration.
-pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamConfig {
+pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamsConfig {
     let urls = reader.parsed(
         "VLLM_ENDPOINT",
         vec![DEFAULT_ENDPOINT.to_owned()],
@@ -48,18 +48,21 @@ pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamConfig {
         },
         values::aliases,
     );
-    UpstreamConfig {
-        urls,
+    let upstream = UpstreamConfig {
         api_key,
         auth,
+        ..UpstreamConfig::at(urls)
+    };
+    UpstreamsConfig {
+        upstreams: vec![upstream],
         aliases,
     }
 }
 
 /// Every upstream is on this machine.
-pub(super) fn all_loopback(urls: &[String]) -> bool {
-    urls.iter()
-        .all(|url| parse(url).is_ok_and(|url| is_loopback(&url)))
+pub(super) fn all_loopback(upstreams: &[UpstreamConfig]) -> bool {
+    let mut urls = upstreams.iter().flat_map(|upstream| &upstream.urls);
+    urls.all(|url| parse(url).is_ok_and(|url| is_loopback(&url)))
 }
 
 /// The upstream that is the gateway's own address, if there is one.
@@ -195,12 +198,13 @@ mod tests {
     #[test]
     fn loopback_is_known_by_address_and_name() {
         let urls = |list: &[&str]| list.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
-        assert!(all_loopback(&urls(&[
+        let upstream = |list: &[&str]| [UpstreamConfig::at(urls(list))];
+        assert!(all_loopback(&upstream(&[
             "http://localhost:1",
             "http://127.0.0.2:1",
             "http://[::1]:1"
         ])));
-        assert!(!all_loopback(&urls(&[
+        assert!(!all_loopback(&upstream(&[
             "http://localhost:1",
             "http://10.0.0.1:1"
         ])));

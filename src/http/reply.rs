@@ -42,9 +42,11 @@ pub const fn status(code: Code) -> StatusCode {
         Code::UpstreamUnreachable | Code::UpstreamError | Code::ReloadFailed => {
             StatusCode::BAD_GATEWAY
         }
-        Code::UpstreamStarting | Code::Overloaded | Code::NotReady | Code::StoreUnavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Code::UpstreamStarting
+        | Code::WakeNotAllowed
+        | Code::Overloaded
+        | Code::NotReady
+        | Code::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -99,7 +101,10 @@ pub fn error(error: &Error, api: Api) -> Answer {
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if error.code() == Code::TokenLimitExceeded {
+    if matches!(
+        error.code(),
+        Code::TokenLimitExceeded | Code::WakeNotAllowed
+    ) {
         // No wait helps. OpenCode tries again all the same, and takes its pauses from here.
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         headers.insert(RETRY_AFTER_MS, HeaderValue::from_static("1"));

@@ -50,7 +50,7 @@ use reqwest::Url;
 
 use access::Access;
 
-use crate::config::{Limits, UpstreamConfig};
+use crate::config::{Limits, UpstreamsConfig};
 use crate::google::{Fault, Google};
 use crate::secret::Secret;
 
@@ -98,7 +98,7 @@ impl Upstream {
     /// # Errors
     /// When the key cannot be a header, or the system's certificates cannot be read.
     pub fn new(
-        config: &UpstreamConfig,
+        config: &UpstreamsConfig,
         limits: &Limits,
         google: &Arc<Google>,
         on_cloud_run: bool,
@@ -112,6 +112,8 @@ impl Upstream {
             .no_proxy()
             .referer(false)
             .build()?;
+        let aliases = config.aliases.clone();
+        let config = &config.upstreams[0];
         let api_key = match &config.api_key {
             Some(key) => {
                 let mut value =
@@ -138,7 +140,7 @@ impl Upstream {
             },
             targets,
             turn: AtomicUsize::new(0),
-            aliases: config.aliases.clone(),
+            aliases,
             limits: limits.clone(),
             waits_end_unreachable: all_here && !on_cloud_run,
         })

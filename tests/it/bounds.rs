@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use tollgate::config::{GoogleConfig, Limits, UpstreamAuth, UpstreamConfig};
+use tollgate::config::{GoogleConfig, Limits, UpstreamConfig, UpstreamsConfig};
 use tollgate::google::Google;
 use tollgate::upstream::{
     Answer, Asked, Bound, Endpoint, Object, Payload, Progress, Request, Upstream,
@@ -297,10 +297,8 @@ fn upstream(url: &str) -> Upstream {
         client_stall: second,
         drain: second,
     };
-    let config = UpstreamConfig {
-        urls: vec![url.to_owned()],
-        api_key: None,
-        auth: UpstreamAuth::None,
+    let config = UpstreamsConfig {
+        upstreams: vec![UpstreamConfig::at(vec![url.to_owned()])],
         aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
     };
     let google = Google::new(&GoogleConfig::default());

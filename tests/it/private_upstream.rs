@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tollgate::config::{GoogleConfig, Limits, UpstreamAuth, UpstreamConfig};
+use tollgate::config::{GoogleConfig, Limits, UpstreamConfig, UpstreamsConfig};
 use tollgate::google::Google;
 use tollgate::upstream::Upstream;
 
@@ -181,10 +181,8 @@ async fn a_cloud_run_service_is_shown_a_token_for_its_origin() {
         drain: second,
     };
     let urls = ["https://m-abc-ew.a.run.app/below/v1", "https://h.example"];
-    let config = UpstreamConfig {
-        urls: urls.map(str::to_owned).to_vec(),
-        api_key: None,
-        auth: UpstreamAuth::Auto,
+    let config = UpstreamsConfig {
+        upstreams: vec![UpstreamConfig::at(urls.map(str::to_owned).to_vec())],
         aliases: std::collections::BTreeMap::new(),
     };
     let upstream = Upstream::new(&config, &limits, &google.into(), false, Arc::default());

@@ -95,7 +95,9 @@ pub(super) async fn ask(config: &Config, warnings: &mut Vec<String>) -> anyhow::
 /// What would be asked.
 pub(super) fn skip(config: &Config) -> Vec<Check> {
     let table = matches!(config.usage.sink, SinkKind::BigQuery(_)).then_some(TABLE);
-    let token = (config.upstream.auth != UpstreamAuth::None).then_some(TOKEN);
+    let token = (config.upstreams.upstreams.iter())
+        .any(|upstream| upstream.auth != UpstreamAuth::None)
+        .then_some(TOKEN);
     let database = matches!(config.database, Database::Postgres(_)).then_some(DATABASE);
     let names = [Some(keys_variable(config)), token, table, database];
     let skipped = names.into_iter().flatten().map(|name| Check {
@@ -141,7 +143,7 @@ fn keys_variable(config: &Config) -> &'static str {
 async fn ask_tokens(config: &Config, google: &Arc<Google>) -> anyhow::Result<Vec<Check>> {
     let on_cloud_run = config.instance.on_cloud_run;
     let upstream = Upstream::new(
-        &config.upstream,
+        &config.upstreams,
         &config.limits,
         google,
         on_cloud_run,
