@@ -13,6 +13,7 @@ mod json;
 mod models;
 mod object;
 mod progress;
+mod reason;
 mod request;
 mod sse;
 mod stream;
