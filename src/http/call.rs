@@ -96,6 +96,8 @@ pub fn parse(
         stream: said.stream,
         asked: said.asked,
         cap: None,
+        may_wake: principal.may_wake(),
+        by: principal.name(),
         held,
     })
 }
