@@ -2,6 +2,12 @@
 //! nothing of who calls.
 
 mod access;
+mod affinity;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the routing of calls will ask it")
+)]
+mod balance;
 mod bound;
 mod chat;
 mod endpoint;
@@ -22,6 +28,7 @@ mod tests;
 mod tokens;
 mod verdict;
 
+pub use affinity::Affinity;
 pub use bound::{Bound, DECISIVE};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
