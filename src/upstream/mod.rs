@@ -2,6 +2,12 @@
 //! nothing of who calls.
 
 mod access;
+mod affinity;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the routing of calls will ask it")
+)]
+mod balance;
 mod bound;
 mod catalogue;
 mod chat;
@@ -30,6 +36,7 @@ mod tokens;
 mod trip;
 mod verdict;
 
+pub use affinity::Affinity;
 pub use bound::{Bound, DECISIVE};
 pub use catalogue::Catalogue;
 pub use client::Client;

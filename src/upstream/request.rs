@@ -7,7 +7,7 @@ use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::models::Knowledge;
-use super::{Asked, Endpoint, Object};
+use super::{Affinity, Asked, Endpoint, Object};
 use crate::error::{Code, Error};
 
 /// What is to be sent upstream, and what the caller needs to know of it.
@@ -21,6 +21,8 @@ pub struct Request {
     pub allowed: Option<Vec<String>>,
     pub stream: bool,
     pub asked: Asked,
+    /// The conversation that it belongs to.
+    pub affinity: Option<Affinity>,
     /// The most output of each sequence that was granted; `None` for all.
     pub cap: Option<u64>,
     /// Whether a server that sleeps may be started for it.

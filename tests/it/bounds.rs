@@ -281,6 +281,7 @@ fn request(body: &Body) -> Option<Request> {
         allowed: None,
         stream,
         asked: Asked::default(),
+        affinity: None,
         cap: None,
         may_wake: true,
         by: "test".into(),
