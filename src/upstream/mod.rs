@@ -92,8 +92,8 @@ pub struct Proof {
 }
 
 impl Upstream {
-    /// Builds the client; asks nobody. The key of the configuration is sent only while
-    /// `may_show_key` is true.
+    /// Builds the client; asks nobody. The key of an upstream is sent only while its place in
+    /// `shown`, which has the order of the configuration, is true.
     ///
     /// # Errors
     /// When the key cannot be a header, or the system's certificates cannot be read.
@@ -102,7 +102,7 @@ impl Upstream {
         limits: &Limits,
         google: &Arc<Google>,
         on_cloud_run: bool,
-        may_show_key: Arc<AtomicBool>,
+        shown: &[Arc<AtomicBool>],
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_LIMIT)
@@ -136,7 +136,7 @@ impl Upstream {
             client: Client {
                 http,
                 api_key,
-                may_show_key,
+                may_show_key: shown.first().cloned().unwrap_or_default(),
             },
             targets,
             turn: AtomicUsize::new(0),

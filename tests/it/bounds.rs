@@ -302,6 +302,6 @@ fn upstream(url: &str) -> Upstream {
         aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
     };
     let google = Google::new(&GoogleConfig::default());
-    let upstream = Upstream::new(&config, &limits, &google.into(), false, Arc::default());
+    let upstream = Upstream::new(&config, &limits, &google.into(), false, &[]);
     upstream.expect("an upstream")
 }
