@@ -129,8 +129,8 @@ pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamsConfig {
         values::aliases,
     );
     let upstream = UpstreamConfig {
-        api_key,
         auth,
+        api_key,
         ..UpstreamConfig::at(urls)
     };
     UpstreamsConfig {
