@@ -3,9 +3,11 @@
 mod identity;
 mod neighbour;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{KeyRing, OwnKey, Users};
 use crate::budget::Budgets;
-use crate::config::Config;
+use crate::config::{Config, UpstreamConfig};
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
@@ -47,11 +49,9 @@ impl App {
     /// What cannot work: no sink, a keys file that must be there and is not.
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let google = Arc::new(Google::new(&config.google));
-        let own_key = config.upstreams.upstreams[0].api_key.as_ref();
-        let own_key = own_key.map(|key| OwnKey::of(key.expose()));
-        let may_show_key = own_key.as_ref().map(OwnKey::is_apart).unwrap_or_default();
+        let (own_keys, shown) = own_keys(&config.upstreams.upstreams);
         let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
-        let keys = KeyRing::new(&config.keys, &google, own_key, holds_budgets);
+        let keys = KeyRing::new(&config.keys, &google, own_keys, holds_budgets);
         let instance = identity::complete(config.instance.clone(), &google);
         let store = Store::open(&config.database);
         let (loaded, instance, store) = tokio::join!(keys.load(), instance, store);
@@ -67,7 +67,7 @@ impl App {
             &config.limits,
             &google,
             config.instance.on_cloud_run,
-            &[may_show_key],
+            &shown,
         )?;
         let users = match &store {
             Some(store) => Some(Users::open(&config, store.clone()).await?),
@@ -141,6 +141,25 @@ impl App {
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// The keys that model servers are shown, each variable's once, and for each upstream whether its
+/// key may be shown.
+fn own_keys(upstreams: &[UpstreamConfig]) -> (Vec<OwnKey>, Vec<Arc<AtomicBool>>) {
+    let mut keys: BTreeMap<&str, OwnKey> = BTreeMap::new();
+    let mut shown = Vec::with_capacity(upstreams.len());
+    for upstream in upstreams {
+        shown.push(match &upstream.api_key {
+            Some(key) => {
+                let name = upstream.api_key_env.as_str();
+                let own_key = keys.entry(name);
+                let own_key = own_key.or_insert_with(|| OwnKey::of(name, key.expose()));
+                own_key.is_apart()
+            }
+            None => Arc::default(),
+        });
+    }
+    (keys.into_values().collect(), shown)
 }
 
 /// Builds the gateway, listens and serves until SIGTERM or SIGINT.

@@ -110,7 +110,7 @@ pub(super) fn skip(config: &Config) -> Vec<Check> {
 async fn ask_keys(config: &Config, google: &Arc<Google>, warnings: &mut Vec<String>) -> Check {
     let name = keys_variable(config);
     let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
-    let ring = KeyRing::new(&config.keys, google, None, holds_budgets);
+    let ring = KeyRing::new(&config.keys, google, Vec::new(), holds_budgets);
     let loaded = timeout(KEYS_LIMIT, ring.load()).await;
     let status = ring.status();
     ring.close().await;
