@@ -4,6 +4,7 @@
 mod access;
 mod bound;
 mod chat;
+mod counters;
 mod endpoint;
 mod failure;
 mod fit;
@@ -23,6 +24,7 @@ mod tokens;
 mod verdict;
 
 pub use bound::{Bound, DECISIVE};
+pub use counters::{Comparison, Meter};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use forward::{Answer, Exchange};

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Client;
 use super::access::{self, Access};
 use super::bound::Lessons;
+use super::counters::Meter;
 use super::models::{Knowledge, Silence, ask};
 use crate::google::Fault;
 
@@ -75,6 +76,7 @@ pub struct Target {
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
+    meter: Meter,
     in_flight: AtomicUsize,
 }
 
@@ -105,6 +107,7 @@ impl Target {
             asking: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
+            meter: Meter::default(),
             in_flight: AtomicUsize::new(0),
         })
     }
@@ -187,6 +190,12 @@ impl Target {
     /// What was learnt of the models' templates.
     pub(super) fn lessons(&self) -> &Lessons {
         &self.lessons
+    }
+
+    /// What its calls came to.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     pub fn fingerprint(&self) -> Option<Bytes> {
