@@ -3,15 +3,12 @@
 
 mod access;
 mod affinity;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the routing of calls will ask it")
-)]
 mod balance;
 mod bound;
 mod catalogue;
 mod chat;
 mod client;
+mod counters;
 mod endpoint;
 mod failure;
 mod fit;
@@ -40,6 +37,7 @@ pub use affinity::Affinity;
 pub use bound::{Bound, DECISIVE};
 pub use catalogue::Catalogue;
 pub use client::Client;
+pub use counters::{Comparison, Meter};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use headers::{clean_incoming, outgoing};

@@ -15,6 +15,7 @@ use super::access::{Access, ApiKey, Credentials};
 use super::bound::Lessons;
 use super::client::Client;
 use super::failure::{self, Rejected};
+use super::counters::Meter;
 use super::models::{Knowledge, Silence, ask};
 use super::state::{Standing, State};
 use crate::google::Fault;
@@ -57,6 +58,7 @@ pub struct Target {
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
+    meter: Meter,
     in_flight: AtomicUsize,
     wakes: AtomicU64,
     last_wake: Mutex<Option<Wake>>,
@@ -137,6 +139,7 @@ impl Target {
             health: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
+            meter: Meter::default(),
             in_flight: AtomicUsize::new(0),
             wakes: AtomicU64::new(0),
             last_wake: Mutex::default(),
@@ -327,6 +330,12 @@ impl Target {
     /// What was learnt of the models' templates.
     pub(super) fn lessons(&self) -> &Lessons {
         &self.lessons
+    }
+
+    /// What its calls came to.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     pub fn fingerprint(&self) -> Option<Bytes> {
