@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 use account::{Account, Entered};
 use reading::Reading;
 
-use super::target::{Target, lock};
 use super::Upstreams;
+use super::target::{Target, lock};
 
 pub use account::Comparison;
 

@@ -55,9 +55,11 @@ pub use tokens::Tokens;
 pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
 
+use lru::LruCache;
 use reqwest::Url;
 use tokio::sync::{Notify, Semaphore};
 
@@ -71,6 +73,8 @@ use crate::google::{Fault, Google};
 
 /// Calls that may wait for a target at once; each holds its body meanwhile.
 const ROOM: usize = 1000;
+/// Conversations of which it is known who served them last.
+const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// All model servers of this gateway.
 pub struct Upstreams {
@@ -78,6 +82,8 @@ pub struct Upstreams {
     targets: Vec<Arc<Target>>,
     /// Which target comes first among equals; counts up with each call.
     turn: AtomicUsize,
+    /// Which target served a conversation last.
+    homes: Mutex<LruCache<u64, u64>>,
     /// Of all groups.
     aliases: BTreeMap<String, String>,
     limits: Limits,
@@ -140,6 +146,7 @@ impl Upstreams {
             targets: targets.collect(),
             groups,
             turn: AtomicUsize::new(0),
+            homes: Mutex::new(LruCache::new(CONVERSATIONS)),
             aliases: config.aliases.clone(),
             limits: limits.clone(),
             room: Arc::new(Semaphore::new(ROOM)),
