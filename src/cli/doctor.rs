@@ -40,7 +40,7 @@ pub struct DoctorArgs {
     /// The model to call; by default the first of the list
     #[arg(long, value_name = "ID")]
     model: Option<String>,
-    /// How many seconds the first chat may wait for a model server that starts
+    /// Seconds that the first chat may wait for a model server that starts
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     wait: u64,
     /// Print a report as JSON
@@ -71,7 +71,8 @@ fn as_secret(text: &str) -> Result<Secret<String>, std::convert::Infallible> {
 
 /// Ends at the first broken hop.
 async fn walk(remote: &mut Remote, args: &DoctorArgs, report: &mut Report) -> anyhow::Result<()> {
-    let outcome = address::check(remote).await;
+    let wait = Duration::from_secs(args.wait);
+    let outcome = address::check(remote, wait).await;
     let Some(guard) = report.note(remote, outcome)? else {
         return Ok(());
     };
@@ -84,7 +85,6 @@ async fn walk(remote: &mut Remote, args: &DoctorArgs, report: &mut Report) -> an
         return Ok(());
     };
     report.name_model(&model);
-    let wait = Duration::from_secs(args.wait);
     let outcome = chat::check(remote, &model, wait).await;
     let Some(()) = report.note(remote, outcome)? else {
         return Ok(());

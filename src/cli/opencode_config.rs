@@ -152,6 +152,10 @@ fn openwork(remote: &Remote, models: &[Model]) -> String {
         format!("Server URL: {}/v1", remote.shown_base()),
         format!("API Key: the value of {CLIENT_KEY} (`tollgate keys add NAME` makes one)"),
     ];
-    lines.extend(models.iter().map(|model| format!("Model ID: {}", model.id)));
+    lines.extend(
+        models
+            .iter()
+            .map(|model| format!("Model ID: {}", remote.clean(&model.id))),
+    );
     lines.join("\n") + "\n"
 }

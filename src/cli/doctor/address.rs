@@ -17,7 +17,7 @@ use crate::cli::remote::{Answer, Remote, Trouble};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// An answer, as the gateway itself may be started for it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long a gateway that has just started may take until it is ready.
+/// How long a gateway that has just started may take until it is ready, at the most.
 const READY_LIMIT: Duration = Duration::from_secs(12);
 const READY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -25,7 +25,7 @@ const READY_PAUSE: Duration = Duration::from_millis(500);
 pub type Guard = Option<Broken>;
 
 /// Walks to the gateway.
-pub async fn check(remote: &Remote) -> Outcome<Guard> {
+pub async fn check(remote: &Remote, wait: Duration) -> Outcome<Guard> {
     connect(remote).await?;
     let answer = match remote.get("/", ANSWER_LIMIT).await {
         Ok(answer) => answer,
@@ -40,7 +40,7 @@ pub async fn check(remote: &Remote) -> Outcome<Guard> {
     if health.json()["status"] != "ok" {
         return Err(explain(&health, remote));
     }
-    let ready = await_ready(remote).await?;
+    let ready = await_ready(remote, wait.min(READY_LIMIT)).await?;
     let version = body["version"].as_str().unwrap_or_default();
     let base = remote.shown_base();
     let upstreams = states(&ready);
@@ -156,8 +156,8 @@ async fn model_server(remote: &Remote) -> Option<&'static str> {
 }
 
 /// The body of `/ready`, once it says so.
-async fn await_ready(remote: &Remote) -> Result<Value, Broken> {
-    let deadline = Instant::now() + READY_LIMIT;
+async fn await_ready(remote: &Remote, wait: Duration) -> Result<Value, Broken> {
+    let deadline = Instant::now() + wait;
     loop {
         let answer = remote.get("/ready", ANSWER_LIMIT).await;
         let answer = answer.map_err(|trouble| unanswered(&trouble, remote))?;
@@ -194,8 +194,8 @@ fn states(ready: &Value) -> String {
         .filter_map(|upstream| upstream["state"].as_str())
         .collect();
     match states.as_slice() {
-        [] => "no model server is known".to_owned(),
-        [one] => format!("model server {one}"),
-        several => format!("model servers {}", several.join(", ")),
+        [] => "it names no model server".to_owned(),
+        [one] => format!("model server: {one}"),
+        several => format!("model servers: {}", several.join(", ")),
     }
 }

@@ -28,7 +28,7 @@ pub async fn check(remote: &Remote, model: &str, wait: Duration) -> Outcome<()> 
         "max_tokens": 16,
     });
     let began = Instant::now();
-    let answer = ask(remote, &body, began + wait).await;
+    let answer = ask(remote, &body, wait).await;
     let took = began.elapsed();
     let answer = match answer {
         Ok(answer) => answer,
@@ -76,7 +76,9 @@ pub fn no_chat(answer: &Answer) -> Broken {
 }
 
 /// Asks until the model server is there, or the time is over.
-async fn ask(remote: &Remote, body: &Value, deadline: Instant) -> Result<Answer, Trouble> {
+async fn ask(remote: &Remote, body: &Value, wait: Duration) -> Result<Answer, Trouble> {
+    let began = Instant::now();
+    let deadline = began + wait;
     let asking = async {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -89,12 +91,11 @@ async fn ask(remote: &Remote, body: &Value, deadline: Instant) -> Result<Answer,
         }
     };
     tokio::pin!(asking);
-    let began = Instant::now();
     let mut ticks = interval_at(began + TELL_EVERY, TELL_EVERY);
     loop {
         tokio::select! {
             answer = &mut asking => return answer,
-            _ = ticks.tick() => tell(remote, began, deadline).await,
+            _ = ticks.tick() => tell(remote, began.elapsed(), wait).await,
         }
     }
 }
@@ -110,25 +111,24 @@ fn pause_of(answer: &Answer) -> Option<Duration> {
 }
 
 /// Says on standard error what is waited for.
-async fn tell(remote: &Remote, began: Instant, deadline: Instant) {
+async fn tell(remote: &Remote, waited: Duration, wait: Duration) {
     let state = state(remote).await;
-    let waited = began.elapsed().as_secs();
-    let most = (deadline - began).as_secs();
+    let (waited, most) = (waited.as_secs(), wait.as_secs());
     // A closed terminal leaves nobody to tell.
     let _unread = writeln!(
         std::io::stderr(),
-        "         chat: waiting for the model server ({state}), {waited} s of {most} s at the most"
+        "chat: waiting for the model server ({state}), {waited} s of {most} s at the most"
     );
 }
 
 async fn in_vain(remote: &Remote, wait: Duration) -> Broken {
     let state = state(remote).await;
     let todo = match state.as_str() {
-        "ready" => {
-            "the model server takes the call and does not answer: look whether it hangs (its log, its GPU), or give doctor a longer --wait"
+        "starting" | "cold" | "down" => {
+            "the model server does not come: look at its log, and at VLLM_ENDPOINT on the gateway. A large model takes minutes to load: give doctor a longer --wait"
         }
         _ => {
-            "the model server does not come: look at its log, and at VLLM_ENDPOINT on the gateway. A large model takes minutes to load: give doctor a longer --wait"
+            "look whether the model server hangs or is out of reach (its log, its GPU, VLLM_ENDPOINT on the gateway), or give doctor a longer --wait"
         }
     };
     Broken::new(

@@ -136,17 +136,18 @@ impl Report {
         } else {
             for name in skipped {
                 let mark = self.paint("2", "skipped");
-                super::super::print(&format!("{mark}  {name}\n"))?;
+                let why = failed.unwrap_or_default();
+                super::super::print(&format!("{mark}  {name:9}  {why} is broken\n"))?;
             }
         }
         match failed {
             None => Ok(()),
-            Some(name) => Err(anyhow!("the hop {name} is broken; the rest was not tried")),
+            Some(name) => Err(anyhow!("broken at the hop {name}")),
         }
     }
 
     fn lines(&self, hop: &Hop) -> String {
-        const INDENT: &str = "                    ";
+        const INDENT: &str = "         ";
         let mark = match hop.todo {
             None => self.paint("32", "ok     "),
             Some(_) => self.paint("31", "failed "),

@@ -114,7 +114,7 @@ fn by_code(code: &str) -> Option<&'static str> {
             "give a key: set TOLLGATE_API_KEY, or --key - to type it; `tollgate keys add NAME` makes one"
         }
         "invalid_api_key" => {
-            "the gateway does not know this key: was it copied whole, revoked, or has it expired? `tollgate keys list` shows the names (--file, or --project and --secret: the gateway's own set), `tollgate keys add NAME` makes a key, which works within 10 s"
+            "was the key copied whole, was it revoked, has it expired? `tollgate keys list` shows the names (--file, or --project and --secret: the gateway's own set), `tollgate keys add NAME` makes a key, which works within 10 s"
         }
         "invalid_token" => {
             "log in again (POST /auth/token), or use an API key, which does not expire so soon"
