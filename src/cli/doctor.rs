@@ -16,13 +16,13 @@ use crate::secret::Secret;
 use report::{Broken, Passed, Report};
 
 const NOTES: &str = "\
-The hops: address (name, connection, TLS, Tollgate, ready), key, models, chat, stream, tool_call. What
-comes after a broken hop is skipped. Five tiny calls reach the model at the most; they cost the key
-about two hundred tokens and wake a model server that sleeps.
+The hops: address (name, connection, TLS, Tollgate, ready), key, models, chat, stream, tool_call.
+What comes after a broken one is skipped. At the most five tiny calls reach the model; they cost
+the key some two hundred tokens, and wake a model server that sleeps.
 
 Examples:
   TOLLGATE_API_KEY=sk-... tollgate doctor http://127.0.0.1:8000
-  gcloud secrets ... | tollgate doctor https://tollgate-abc.run.app --key -
+  pass show tollgate | tollgate doctor https://tollgate-abc.run.app --key -
   tollgate doctor http://127.0.0.1:8000 --model opencode-llm --json | jq .failed
 
 Exit codes: 0 every hop passed, 1 one did not, 64 wrong arguments.";

@@ -28,8 +28,8 @@ Examples:
   tollgate                                     serve; the model server is on port 8001
   tollgate serve --port 8080 --vllm-endpoint http://10.0.0.5:8000
   tollgate check                               print the effective configuration, secrets as stars
-  tollgate doctor http://127.0.0.1:8000        what is broken between here and the model, and what to do
-  tollgate opencode-config > opencode.json     a configuration of OpenCode, from the live list of models
+  tollgate doctor http://127.0.0.1:8000        what is broken on the way to the model
+  tollgate opencode-config > opencode.json     with the models that there are
   tollgate users add ada                       make a user; its API key is printed once
   tollgate usage --by key --since 7d           what was used
   tollgate keys rotate ci --project my-project --secret vllm-api-keys

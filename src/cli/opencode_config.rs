@@ -20,15 +20,15 @@ const MOST_OUTPUT: u64 = 32_000;
 const OUTPUT_SHARE: u64 = 4;
 
 const NOTES: &str = "\
-The key is not in it: OpenCode takes it from TOLLGATE_API_KEY when it runs. The list of models is asked
-with that key, too, if it is set (it must be where PUBLIC_MODELS is false).
+The key is not in it: OpenCode takes it from TOLLGATE_API_KEY when it runs. The list of models is
+asked with that key, too, if it is set (where PUBLIC_MODELS is false it must be).
 
 Examples:
   tollgate opencode-config > opencode.json
-  tollgate opencode-config --url https://tollgate-abc.run.app > ~/.config/opencode/opencode.json
+  tollgate opencode-config --url https://tollgate-abc.run.app > opencode.json
   tollgate opencode-config --openwork
 
-Exit codes: 0 fine, 1 there is no model to name (standard error says what to do), 64 wrong arguments.";
+Exit codes: 0 fine, 1 there is no model to name (standard error says what to do), 64 wrong use.";
 
 /// Arguments of `opencode-config`.
 #[derive(Debug, clap::Args)]

@@ -137,7 +137,7 @@ impl Report {
             for name in skipped {
                 let mark = self.paint("2", "skipped");
                 let why = failed.unwrap_or_default();
-                super::super::print(&format!("{mark}  {name:9}  {why} is broken\n"))?;
+                super::super::print(&format!("{mark}  {name:9}  {why} failed\n"))?;
             }
         }
         match failed {

@@ -49,11 +49,30 @@ fn visit(error: &(dyn Error + 'static), see: &mut dyn FnMut(&(dyn Error + 'stati
     }
 }
 
+fn in_words(fault: &rustls::CertificateError) -> String {
+    use rustls::CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer,
+    };
+    match fault {
+        Expired | ExpiredContext { .. } => "it has expired".to_owned(),
+        NotValidForName | NotValidForNameContext { .. } => "it is for another name".to_owned(),
+        UnknownIssuer => "nobody who is trusted here has signed it".to_owned(),
+        other => {
+            let told = other.to_string();
+            if told.contains("CaUsedAsEndEntity") {
+                "it is a self-made one".to_owned()
+            } else {
+                told
+            }
+        }
+    }
+}
+
 fn known(cause: &(dyn Error + 'static), is_tls: bool) -> Option<Trouble> {
     if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
         return Some(match tls {
             rustls::Error::InvalidMessage(_) => Trouble::NotTls,
-            rustls::Error::InvalidCertificate(why) => Trouble::Certificate(why.to_string()),
+            rustls::Error::InvalidCertificate(why) => Trouble::Certificate(in_words(why)),
             other => Trouble::Other(format!("TLS: {other}")),
         });
     }
