@@ -3,6 +3,7 @@
 
 mod accounts;
 mod assemble;
+mod client;
 mod dotenv;
 mod google;
 mod reader;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use accounts::MOST_TOKENS;
+pub use client::{CLIENT_KEY, client_key, local_url};
 pub use source::Sources;
 pub use upstream::{Fallback, UpstreamAuth, UpstreamConfig, UpstreamsConfig};
 pub use vars::{Kind, VARS, Var, markdown_table};
