@@ -22,6 +22,8 @@ pub struct Admission {
     progress: Arc<Progress>,
     hold: Hold,
     count: Option<Count>,
+    /// What stands in the row where nobody counted the prompt.
+    prompt_estimate: u64,
 }
 
 /// What the request says of itself, for the row.
@@ -95,6 +97,7 @@ impl Admission {
             progress: Arc::default(),
             hold,
             count: None,
+            prompt_estimate: request.estimate_prompt(),
         })
     }
 
@@ -141,7 +144,10 @@ impl Admission {
     }
 
     /// What the call used, as far as it is known.
-    pub fn count(&mut self, count: Count) {
+    pub fn count(&mut self, mut count: Count) {
+        if count.counted_by == CountedBy::Estimate && count.tokens.prompt == 0 {
+            count.tokens.prompt = self.prompt_estimate;
+        }
         self.count = Some(count);
         self.change(|record| {
             record.prompt_tokens = count.tokens.prompt;

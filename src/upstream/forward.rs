@@ -10,9 +10,11 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::access;
-use super::failure::{self, Refusal, Rejected, TooLong};
+use super::failure::{self, Refusal, Rejected};
 use super::fit::{self, Fit};
+use super::length::TooLong;
 use super::models::{Knowledge, Silence, unknown_model};
+use super::options;
 use super::progress::Progress;
 use super::request::Request;
 use super::target::{Busy, Target};
@@ -207,7 +209,7 @@ impl Upstream {
         if fit::may_exceed(request, known) {
             fit = fit::lower(&self.client, target, request, known).await;
         }
-        let first = match self.send(request, target, progress).await? {
+        let first = match self.send_plainer(request, target, known, progress).await? {
             Sent::Rejected(rejected) if rejected.too_long() == Some(TooLong::Together) => rejected,
             sent => return sent.judge(request),
         };
@@ -219,13 +221,38 @@ impl Upstream {
             Fit::Fits | Fit::Unknown if fit::drop_limit(request, known) => {}
             // Not the prompt is too long: the upstream's own words say what is.
             Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
-                return Ok(Answer::Refusal(first.refuse()?));
+                return Ok(Answer::Refusal(first.refuse(request.endpoint.api())?));
             }
             Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
                 return Sent::Rejected(first).judge(request);
             }
         }
         self.send(request, target, progress).await?.judge(request)
+    }
+
+    /// Sends the call, again without what the server refuses of it, which is remembered.
+    async fn send_plainer(
+        &self,
+        request: &mut Request,
+        target: &Arc<Target>,
+        known: &Knowledge,
+        progress: &Progress,
+    ) -> Result<Sent, Failure> {
+        target.refused().leave_out(request, known);
+        let mut left_out = Vec::new();
+        loop {
+            let sent = self.send(request, target, progress).await?;
+            let Sent::Rejected(rejected) = &sent else {
+                left_out
+                    .iter()
+                    .for_each(|extra| target.refused().note(*extra));
+                return Ok(sent);
+            };
+            match options::take_out_refused(request, rejected, known) {
+                Some(extra) => left_out.push(extra),
+                None => return Ok(sent),
+            }
+        }
     }
 
     /// One request on the wire.
@@ -353,7 +380,7 @@ impl Sent {
             Self::Rejected(rejected) if rejected.too_long().is_some() => {
                 Answer::Refusal(rejected.into_context_refusal(request.endpoint.api()))
             }
-            Self::Rejected(rejected) => Answer::Refusal(rejected.refuse()?),
+            Self::Rejected(rejected) => Answer::Refusal(rejected.refuse(request.endpoint.api())?),
         })
     }
 }

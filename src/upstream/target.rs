@@ -13,6 +13,7 @@ use super::Client;
 use super::access::{self, Access};
 use super::bound::Lessons;
 use super::models::{Knowledge, Silence, ask};
+use super::options::Refused;
 use crate::google::Fault;
 
 /// How long the list and the version may take before a call goes on without them.
@@ -75,6 +76,7 @@ pub struct Target {
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
+    refused: Refused,
     in_flight: AtomicUsize,
 }
 
@@ -105,6 +107,7 @@ impl Target {
             asking: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
+            refused: Refused::default(),
             in_flight: AtomicUsize::new(0),
         })
     }
@@ -189,6 +192,11 @@ impl Target {
         &self.lessons
     }
 
+    /// Which members of a call it was found to refuse.
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
     pub fn fingerprint(&self) -> Option<Bytes> {
         lock(&self.fingerprint).clone()
     }
@@ -253,6 +261,7 @@ impl Target {
                 let mut knowledge = lock(&self.knowledge);
                 Arc::make_mut(&mut knowledge).asked_at = None;
                 self.lessons.forget();
+                self.refused.forget();
                 now
             }
         };
