@@ -25,7 +25,7 @@ use crate::server::{self, Ending, Settings};
 use crate::store::Store;
 use crate::telemetry::log::{self, RefusalLog};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::usage::Ledger;
 
 /// Of the drain time this much is kept for rows, after streams were cut.
@@ -62,7 +62,7 @@ impl App {
             log::know_project(project);
         }
         config.instance = instance;
-        let upstream = Upstream::new(
+        let upstreams = Upstreams::new(
             &config.upstreams,
             &config.limits,
             &google,
@@ -78,7 +78,7 @@ impl App {
             keys,
             users,
             budgets: store.clone().map(|store| Budgets::new(store, lease)),
-            upstream,
+            upstreams,
             ledger: Arc::new(Ledger::open(&config, &google, store.as_deref()).await?),
             metrics: Arc::new(Metrics::new()),
             refusals: RefusalLog::new(),
@@ -184,7 +184,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let bound = listeners[0].0.local_addr().unwrap_or(address);
     let upstreams: Vec<&str> = app
         .gateway
-        .upstream
+        .upstreams
         .targets()
         .iter()
         .map(|target| target.url())
@@ -278,7 +278,7 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     if let Some(store) = &gateway.store {
         store.close().await;
     }
-    gateway.upstream.close().await;
+    gateway.upstreams.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "shut down"

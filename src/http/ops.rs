@@ -56,7 +56,7 @@ pub fn ready(gateway: &Gateway) -> Answer {
         StatusCode::SERVICE_UNAVAILABLE
     };
     // Anybody may ask: the addresses are for administrators.
-    let targets = gateway.upstream.targets().iter();
+    let targets = gateway.upstreams.targets().iter();
     let upstreams: Vec<Value> = targets
         .map(|target| json!({"state": target.state().as_str()}))
         .collect();
@@ -81,7 +81,7 @@ pub fn upstreams(gateway: &Gateway) -> Vec<Value> {
             .collect();
         json!({"url": target.url(), "state": target.state().as_str(), "in_flight": target.in_flight(), "models": models})
     };
-    gateway.upstream.targets().iter().map(describe).collect()
+    gateway.upstreams.targets().iter().map(describe).collect()
 }
 
 /// `GET /metrics`.
@@ -101,7 +101,7 @@ pub fn metrics(gateway: &Gateway) -> Answer {
             .map(budget_gauges),
         password_hashes_total: gateway.users.as_ref().map(Users::passwords_hashed),
         upstream_up: gateway
-            .upstream
+            .upstreams
             .targets()
             .iter()
             .map(|t| (t.url().to_owned(), t.state() == State::Ready))

@@ -17,6 +17,8 @@ pub struct Passage {
     pub target: Option<Arc<Target>>,
     /// The engine may have worked on the call: it was sent, and not refused before it began.
     pub begun: bool,
+    /// The call started a server that slept.
+    pub woke: bool,
 }
 
 /// A call's passage, readable when the call itself is gone.

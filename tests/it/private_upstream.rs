@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tollgate::config::{GoogleConfig, Limits, UpstreamConfig, UpstreamsConfig};
 use tollgate::google::Google;
-use tollgate::upstream::Upstream;
+use tollgate::upstream::Upstreams;
 
 use super::calls::{chat, row_of, with};
 use super::expect::refusal;
@@ -185,7 +185,7 @@ async fn a_cloud_run_service_is_shown_a_token_for_its_origin() {
         upstreams: vec![UpstreamConfig::at(urls.map(str::to_owned).to_vec())],
         aliases: std::collections::BTreeMap::new(),
     };
-    let upstream = Upstream::new(&config, &limits, &google.into(), false, &[]);
+    let upstream = Upstreams::new(&config, &limits, &google.into(), false, &[]);
     let proofs = upstream.expect("an upstream").prove_identity().await;
     let [proof] = &proofs[..] else {
         panic!("{} proofs", proofs.len())

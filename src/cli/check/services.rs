@@ -10,7 +10,7 @@ use crate::auth::KeyRing;
 use crate::config::{Config, Database, KeysSource, SinkKind, UpstreamAuth};
 use crate::google::{Fault, Google};
 use crate::store::{Store, StoreError};
-use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::usage::table;
 
 /// The longest that the ring takes to load, and a little more.
@@ -142,7 +142,7 @@ fn keys_variable(config: &Config) -> &'static str {
 
 async fn ask_tokens(config: &Config, google: &Arc<Google>) -> anyhow::Result<Vec<Check>> {
     let on_cloud_run = config.instance.on_cloud_run;
-    let upstream = Upstream::new(&config.upstreams, &config.limits, google, on_cloud_run, &[])?;
+    let upstream = Upstreams::new(&config.upstreams, &config.limits, google, on_cloud_run, &[])?;
     let proofs = upstream.prove_identity().await.into_iter().map(|proof| {
         let outcome = match proof.outcome {
             Ok(Some(account)) => {
