@@ -4,6 +4,7 @@
 mod accounts;
 mod assemble;
 mod base_url;
+mod client;
 mod dotenv;
 mod google;
 mod reader;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use accounts::MOST_TOKENS;
+pub use client::{CLIENT_KEY, client_key, local_url};
 pub use source::Sources;
 pub use upstream::{Fallback, UpstreamAuth, UpstreamConfig, UpstreamsConfig};
 pub use vars::{Kind, VARS, Var, markdown_table};

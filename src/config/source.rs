@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 
+use super::client::CLIENT_KEY;
 use super::vars::{Kind, VARS};
 
 /// Longest `.env` that is read, in bytes.
@@ -11,6 +12,9 @@ const DOTENV_BYTES: u64 = 256 * 1024;
 
 /// Variables that the platform sets and nobody configures.
 const PLATFORM: [&str; 2] = ["K_SERVICE", "K_REVISION"];
+
+/// Variables of the verbs that call a gateway.
+const CLIENT: [&str; 2] = [CLIENT_KEY, "TOLLGATE_API_KEY_FILE"];
 
 /// All that a configuration is made of. No `Debug`: it holds secrets in clear.
 #[derive(Clone, Default)]
@@ -75,7 +79,10 @@ fn is_read_by_name(name: &str) -> bool {
         let mut secrets = VARS.iter().filter(|var| var.kind == Kind::Secret);
         secrets.any(|var| var.name == name)
     };
-    is_known(name) || name.strip_suffix("_FILE").is_some_and(is_file) || PLATFORM.contains(&name)
+    is_known(name)
+        || name.strip_suffix("_FILE").is_some_and(is_file)
+        || PLATFORM.contains(&name)
+        || CLIENT.contains(&name)
 }
 
 fn read_dotenv() -> Result<String, String> {

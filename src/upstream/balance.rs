@@ -25,14 +25,13 @@ pub(super) fn name(url: &str) -> u64 {
     mix(hash)
 }
 
-/// Puts the candidates into the order in which a call tries them. `turn` counts up with each call.
+/// Puts the candidates into the order in which a call tries them. `turn` counts up with each call;
+/// `home` is the target that served the conversation last, if that is known here.
 ///
-/// Every conversation has an order of its own among all targets (rendezvous hashing): when one goes,
+/// A conversation that is under way goes home. Where that is not known every conversation has an order of its own among all targets (rendezvous hashing): when one goes,
 /// only its conversations move, each to the next in its own order, and when it returns they do.
-/// A conversation that is under way takes the first of its order that is not busy. Any other call goes
-/// where the fewest calls are: of equals, to the one where the conversation will be at home, or by
-/// turns if there is none. Nothing is cached of its beginning yet but what all share, so that what
-/// its second turn may find elsewhere is little.
+/// It takes the first of its order that is not busy. Any other call goes where the fewest calls are,
+/// among equals by turns: nothing is cached of its beginning yet but what all share.
 ///
 /// Busy is a target that is full, or has more than twice the calls of the least busy one and four
 /// more. An engine works on its calls together: with twice as many each gets its tokens somewhat
@@ -40,20 +39,29 @@ pub(super) fn name(url: &str) -> u64 {
 /// beginning, for seconds, which delays all others there. So a few calls more move nobody, among
 /// idle targets as little as among loaded ones. Beyond that a target is slower than others, or
 /// has got too many long conversations, and the reading is the smaller evil.
-pub(super) fn order(candidates: &mut [Candidate], affinity: Option<Affinity>, turn: usize) {
+pub(super) fn order(
+    candidates: &mut [Candidate],
+    affinity: Option<Affinity>,
+    home: Option<u64>,
+    turn: usize,
+) {
     if candidates.len() < 2 {
         return;
     }
     candidates.rotate_left(turn % candidates.len());
     let free = candidates.iter().filter(|one| !one.is_full);
     let least = free.map(|one| one.in_flight).min().unwrap_or(0);
-    let stays = affinity.is_some_and(Affinity::is_under_way);
+    let under_way = affinity.filter(|affinity| affinity.is_under_way());
     // Sorting is stable: of equals, the turn decides.
     candidates.sort_by_key(|one| {
-        let is_at_home = stays && !is_busy(one, least);
-        let load = if is_at_home { 0 } else { one.in_flight };
-        let distance = affinity.map_or(0, |affinity| mix(affinity.hash() ^ one.name));
-        (one.is_full, !is_at_home, load, distance)
+        let may_stay = under_way.is_some() && !is_busy(one, least);
+        let load = if may_stay { 0 } else { one.in_flight };
+        let distance = match under_way {
+            Some(_) if home == Some(one.name) => 0,
+            Some(affinity) => mix(affinity.hash() ^ one.name),
+            None => 0,
+        };
+        (one.is_full, !may_stay, load, distance)
     });
 }
 
@@ -91,7 +99,7 @@ mod tests {
     }
 
     fn first(mut candidates: Vec<Candidate>, affinity: Option<Affinity>, turn: usize) -> usize {
-        order(&mut candidates, affinity, turn);
+        order(&mut candidates, affinity, None, turn);
         candidates[0].at
     }
 
@@ -106,7 +114,7 @@ mod tests {
     #[test]
     fn the_least_busy_comes_first_and_equals_take_turns() {
         let mut all = targets(&[3, 1, 2]);
-        order(&mut all, None, 0);
+        order(&mut all, None, None, 0);
         assert_eq!(all.iter().map(|one| one.at).collect::<Vec<_>>(), [1, 2, 0]);
         let mut firsts = [0; 3];
         for turn in 0..30 {
@@ -116,7 +124,7 @@ mod tests {
         let mut full = targets(&[0, 5, 9]);
         full[0].is_full = true;
         full[2].is_full = true;
-        order(&mut full, None, 0);
+        order(&mut full, None, None, 0);
         assert_eq!(full.iter().map(|one| one.at).collect::<Vec<_>>(), [1, 0, 2]);
     }
 
@@ -136,10 +144,6 @@ mod tests {
         for session in 0..50 {
             let home = home(session, 3);
             let mut load = [0; 3];
-            assert_eq!(
-                first(targets(&load), Some(conversation(session, false)), 1),
-                home
-            );
             load[home] = 1;
             assert_ne!(
                 first(targets(&load), Some(conversation(session, false)), 1),
@@ -156,7 +160,7 @@ mod tests {
     fn a_busy_target_is_left_for_the_next_of_the_conversation() {
         for session in 0..50 {
             let mut all = targets(&[2, 2, 2]);
-            order(&mut all, Some(conversation(session, true)), 0);
+            order(&mut all, Some(conversation(session, true)), None, 0);
             let (home, next) = (all[0].at, all[1].at);
             let mut load = [2; 3];
             load[home] = 8;
@@ -176,10 +180,26 @@ mod tests {
     }
 
     #[test]
+    fn where_a_conversation_was_served_last_is_its_home() {
+        for session in 0..50 {
+            let chosen = home(session, 3);
+            let other = (chosen + 1) % 3;
+            let mut load = targets(&[0, 0, 0]);
+            let last = Some(load[other].name);
+            order(&mut load, Some(conversation(session, true)), last, 0);
+            assert_eq!(load[0].at, other);
+            load.sort_by_key(|one| one.at);
+            load[other].in_flight = 9;
+            order(&mut load, Some(conversation(session, true)), last, 0);
+            assert_eq!(load[0].at, chosen, "busy, it is left");
+        }
+    }
+
+    #[test]
     fn one_candidate_or_none_is_left_as_it_is() {
-        order(&mut [], None, usize::MAX);
+        order(&mut [], None, None, usize::MAX);
         let mut one = targets(&[7]);
-        order(&mut one, Some(conversation(1, true)), usize::MAX);
+        order(&mut one, Some(conversation(1, true)), None, usize::MAX);
         assert_eq!(one, targets(&[7]));
     }
 
@@ -206,7 +226,7 @@ mod tests {
                 one.is_full = *is_full;
             }
             let before = all.clone();
-            order(&mut all, Some(conversation(session, is_under_way)), turn);
+            order(&mut all, Some(conversation(session, is_under_way)), None, turn);
             let mut sorted = all.clone();
             sorted.sort_by_key(|one| one.at);
             prop_assert_eq!(&sorted, &before);

@@ -47,7 +47,7 @@ impl Upstreams {
             changed.as_mut().enable();
             let ranks = self.routes(request.model.as_deref()).await?;
             for mut rank in ranks {
-                self.sort(&mut rank);
+                self.sort(&mut rank, request.affinity);
                 let tried = self.try_each(&rank, &mut request, &mut trip, progress);
                 match tried.await? {
                     Tried::Answered(answer) => return Ok(answer),
@@ -132,7 +132,10 @@ impl Upstreams {
             });
             trip.restore(&mut request.payload);
             let failure = match self.attempt(request, candidate, busy, progress).await {
-                Ok(answer) => return Ok(Tried::Answered(answer)),
+                Ok(answer) => {
+                    self.note_home(request.affinity, target);
+                    return Ok(Tried::Answered(answer));
+                }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => failure,
             };

@@ -3,24 +3,24 @@
 
 mod access;
 mod affinity;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the routing of calls will ask it")
-)]
 mod balance;
 mod bound;
 mod catalogue;
 mod chat;
 mod client;
+mod counters;
 mod endpoint;
+mod estimate;
 mod failure;
 mod fit;
 mod forward;
 mod group;
 mod headers;
 mod json;
+mod length;
 mod models;
 mod object;
+mod options;
 mod progress;
 mod reason;
 mod request;
@@ -40,6 +40,7 @@ pub use affinity::Affinity;
 pub use bound::{Bound, DECISIVE};
 pub use catalogue::Catalogue;
 pub use client::Client;
+pub use counters::{Comparison, Meter};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use headers::{clean_incoming, outgoing};
@@ -57,9 +58,11 @@ pub use tokens::Tokens;
 pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
 
+use lru::LruCache;
 use reqwest::Url;
 use tokio::sync::{Notify, Semaphore};
 
@@ -73,6 +76,8 @@ use crate::google::{Fault, Google};
 
 /// Calls that may wait for a target at once; each holds its body meanwhile.
 const ROOM: usize = 1000;
+/// Conversations of which it is known who served them last.
+const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// All model servers of this gateway.
 pub struct Upstreams {
@@ -80,6 +85,8 @@ pub struct Upstreams {
     targets: Vec<Arc<Target>>,
     /// Which target comes first among equals; counts up with each call.
     turn: AtomicUsize,
+    /// Which target served a conversation last.
+    homes: Mutex<LruCache<u64, u64>>,
     /// Of all groups.
     aliases: BTreeMap<String, String>,
     limits: Limits,
@@ -142,6 +149,7 @@ impl Upstreams {
             targets: targets.collect(),
             groups,
             turn: AtomicUsize::new(0),
+            homes: Mutex::new(LruCache::new(CONVERSATIONS)),
             aliases: config.aliases.clone(),
             limits: limits.clone(),
             room: Arc::new(Semaphore::new(ROOM)),

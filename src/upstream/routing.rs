@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Upstreams;
+use super::affinity::Affinity;
+use super::balance;
 use super::group::{Group, Match, ONLY};
 use super::models::{Knowledge, unknown_model};
 use super::state::State;
-use super::target::Target;
+use super::target::{Target, lock};
 use crate::config::Fallback;
 use crate::error::Error;
 
@@ -81,13 +83,39 @@ impl Upstreams {
 
     /// The best first: those that answer, the conversation's own before others, the least busy
     /// before those that are busier.
-    pub(super) fn sort(&self, rank: &mut Rank) {
+    pub(super) fn sort(&self, rank: &mut Rank, affinity: Option<Affinity>) {
         if rank.len() < 2 {
             return;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % rank.len();
-        rank.rotate_left(turn);
-        rank.sort_by_cached_key(|one| (class(&one.target), one.target.in_flight()));
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let home = affinity.and_then(|affinity| lock(&self.homes).get(&affinity.hash()).copied());
+        let seen = |(at, one): (usize, &Candidate)| {
+            let candidate = balance::Candidate {
+                at,
+                name: balance::name(one.target.url()),
+                in_flight: one.target.in_flight(),
+                is_full: one.target.is_full(),
+            };
+            (class(&one.target), candidate)
+        };
+        let mut all: Vec<(u8, balance::Candidate)> = rank.iter().enumerate().map(seen).collect();
+        all.sort_by_key(|(class, _)| *class);
+        let mut sorted = Rank::with_capacity(rank.len());
+        for alike in all.chunk_by(|one, next| one.0 == next.0) {
+            let mut alike: Vec<_> = alike.iter().map(|(_, candidate)| *candidate).collect();
+            balance::order(&mut alike, affinity, home, turn);
+            sorted.extend(alike.iter().map(|one| rank[one.at].clone()));
+        }
+        *rank = sorted;
+    }
+
+    /// A target has served a call of this conversation: its next one finds its past there.
+    pub(super) fn note_home(&self, affinity: Option<Affinity>, target: &Target) {
+        if let Some(affinity) = affinity
+            && self.targets.len() > 1
+        {
+            lock(&self.homes).put(affinity.hash(), balance::name(target.url()));
+        }
     }
 
     fn first_rank(&self, name: Option<&str>) -> Rank {
