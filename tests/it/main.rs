@@ -52,6 +52,7 @@ mod starting;
 mod states;
 mod store;
 mod tidy;
+mod upstreams_file;
 mod usage;
 mod usage_bigquery;
 mod users;
