@@ -1,6 +1,7 @@
 //! What a call has been through on its way, readable when the call itself is gone. Pure.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::counters::Stay;
 use super::target::{Target, lock};
@@ -30,6 +31,12 @@ impl Progress {
     #[must_use]
     pub fn so_far(&self) -> Passage {
         lock(&self.0).0.clone()
+    }
+
+    /// So much more time was spent waiting for a target to come up.
+    pub(super) fn waited(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.note(|passage| passage.wait_ms = passage.wait_ms.saturating_add(ms));
     }
 
     pub(super) fn note(&self, change: impl FnOnce(&mut Passage)) {

@@ -106,7 +106,12 @@ impl Upstreams {
         progress: &Progress,
     ) -> Result<Answer, Failure> {
         let target = &candidate.target;
+        let (began, may_start) = (Instant::now(), target.may_sleep());
         let known = learn(target).await?;
+        if may_start || began.elapsed() >= LIFE_LIMIT {
+            // It was held until the server was up: that was its wait.
+            progress.waited(began.elapsed());
+        }
         let name = candidate.name.as_deref();
         let served = match self.resolve(candidate.group, name, &known) {
             Ok(served) => served,
