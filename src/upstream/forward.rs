@@ -13,7 +13,7 @@ use super::models::unknown_model;
 use super::progress::Progress;
 use super::request::Request;
 use super::routing::{Candidate, Rank};
-use super::send::{Answer, Failure, learn};
+use super::send::{Answer, Failure, LIFE_LIMIT, learn};
 use super::state::State;
 use super::target::{Entry, Target};
 use super::trip::{Obstacle, Trip};
@@ -150,7 +150,8 @@ impl Upstreams {
                 // Others need not wait for this call's end.
                 turn = None;
             }
-            if is_start {
+            if is_start || began.elapsed() >= LIFE_LIMIT {
+                // It was held until the server was up: that was its wait.
                 trip.note_held_up(began);
             }
             progress.note(|passage| passage.wait_ms = trip.waited_ms());

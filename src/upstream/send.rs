@@ -28,7 +28,7 @@ const CALL_LIMIT: Duration = Duration::from_hours(1);
 /// How long a server that is known to be up may take for its list before a call goes on without.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// A server that gives no sign of life for so long is starting, unless it is known to be up.
-const LIFE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIFE_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is asked, while a call has no head, whether the server is still there.
 const HEALTH_PAUSE: Duration = Duration::from_secs(10);
 /// Error answers are read up to this size and time.

@@ -240,9 +240,9 @@ impl Target {
         lock(&self.standing).learnt_start()
     }
 
-    /// How much longer it may take to come up, as far as was measured.
-    pub(super) fn expected_wait(&self) -> Option<Duration> {
-        lock(&self.standing).expected_wait(Instant::now())
+    /// What it shows while it does not answer is a start, not just a closed port.
+    pub(super) fn is_held_off(&self) -> bool {
+        lock(&self.standing).is_held_off()
     }
 
     /// Asking it something keeps nothing awake that might sleep, and it is likely to answer.
