@@ -32,6 +32,7 @@ mod key_limits;
 mod keys_secret;
 mod life;
 mod limits;
+mod makes;
 mod metering;
 mod models;
 mod noise;
