@@ -35,6 +35,7 @@ mod key_limits;
 mod keys_secret;
 mod life;
 mod limits;
+mod makes;
 mod metering;
 mod models;
 mod noise;
