@@ -47,7 +47,7 @@ impl Upstreams {
             changed.as_mut().enable();
             let ranks = self.routes(request.model.as_deref()).await?;
             for mut rank in ranks {
-                self.sort(&mut rank);
+                self.sort(&mut rank, request.affinity);
                 let tried = self.try_each(&rank, &mut request, &mut trip, progress);
                 match tried.await? {
                     Tried::Answered(answer) => return Ok(answer),

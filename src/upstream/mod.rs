@@ -3,10 +3,6 @@
 
 mod access;
 mod affinity;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the routing of calls will ask it")
-)]
 mod balance;
 mod bound;
 mod catalogue;
@@ -58,12 +54,13 @@ pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 
 use reqwest::Url;
 use tokio::sync::{Notify, Semaphore};
 
 use access::{Access, ApiKey};
+use balance::Balance;
 use client::read_bounded;
 use group::Group;
 use target::Setup;
@@ -78,8 +75,7 @@ const ROOM: usize = 1000;
 pub struct Upstreams {
     groups: Vec<Group>,
     targets: Vec<Arc<Target>>,
-    /// Which target comes first among equals; counts up with each call.
-    turn: AtomicUsize,
+    balance: Balance,
     /// Of all groups.
     aliases: BTreeMap<String, String>,
     limits: Limits,
@@ -141,7 +137,7 @@ impl Upstreams {
         Ok(Self {
             targets: targets.collect(),
             groups,
-            turn: AtomicUsize::new(0),
+            balance: Balance::default(),
             aliases: config.aliases.clone(),
             limits: limits.clone(),
             room: Arc::new(Semaphore::new(ROOM)),
