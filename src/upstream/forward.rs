@@ -160,10 +160,7 @@ impl Upstreams {
                 .await
         };
         match tried.await {
-            Ok(answer) => {
-                self.note_home(request.affinity, target);
-                return Ok(Tried::Answered(answer));
-            }
+            Ok(answer) => return Ok(Tried::Answered(answer)),
             Err(Failure::Final(error)) => return Err(error),
             Err(failure) => meet(failure, target, began, trip),
         }

@@ -2,6 +2,7 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod affinity;
 mod answers;
 mod bad_input;
 mod bad_wire;
