@@ -207,7 +207,9 @@ impl Drop for Admission {
         record.served_model = passage.served_model;
         if let Some(target) = passage.target {
             target.url().clone_into(&mut record.upstream);
-            target.meter().note_settled(engine_tokens(&record, self.copies));
+            target
+                .meter()
+                .note_settled(engine_tokens(&record, self.copies));
         }
         self.gateway
             .metrics

@@ -46,6 +46,7 @@ mod smoke;
 mod starting;
 mod store;
 mod tidy;
+mod unaccounted;
 mod usage;
 mod usage_bigquery;
 mod users;

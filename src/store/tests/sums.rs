@@ -31,7 +31,10 @@ async fn sums_are_grouped_ordered_and_cut_at_the_start() {
             &json!({"key_name": "a", "outcome": "timeout", "error_code": "upstream_timeout"}),
         ),
         row("6", &json!({"key_name": "a", "status": 400, "woke": true})),
-        row("7", &json!({"key_name": "a", "outcome": "drained", "woke": null})),
+        row(
+            "7",
+            &json!({"key_name": "a", "outcome": "drained", "woke": null}),
+        ),
     ];
     store.insert_usage(&batch).await.unwrap();
 
