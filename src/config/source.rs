@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 
+use super::client::CLIENT_KEY;
 use super::vars::{Kind, VARS};
 
 /// Longest `.env` that is read, in bytes.
@@ -11,6 +12,9 @@ const DOTENV_BYTES: u64 = 256 * 1024;
 
 /// Variables that the platform sets and nobody configures.
 const PLATFORM: [&str; 2] = ["K_SERVICE", "K_REVISION"];
+
+/// Variables of the verbs that call a gateway.
+const CLIENT: [&str; 2] = [CLIENT_KEY, "TOLLGATE_API_KEY_FILE"];
 
 /// All that a configuration is made of. No `Debug`: it holds secrets in clear.
 #[derive(Clone, Default)]
@@ -43,7 +47,8 @@ impl Sources {
             .iter()
             .map(|var| var.name.to_owned())
             .chain(files)
-            .chain(PLATFORM.map(str::to_owned));
+            .chain(PLATFORM.map(str::to_owned))
+            .chain(CLIENT.map(str::to_owned));
         for name in names {
             match std::env::var(&name) {
                 Ok(value) => {

@@ -2,13 +2,13 @@
 //! everything that the gateway does not act on stays as it came.
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::form;
 use crate::auth::Principal;
 use crate::error::{Code, Error};
-use crate::upstream::{Asked, DECISIVE, Endpoint, Object, Payload, Request};
+use crate::upstream::{Affinity, Asked, DECISIVE, Endpoint, Object, Payload, Request};
 
 /// Members that steer vLLM's scheduler and internals.
 const ADMIN_MEMBERS: [&str; 3] = ["priority", "request_id", "kv_transfer_params"];
@@ -87,6 +87,7 @@ pub fn parse(
     } else {
         parse_json(endpoint, body, principal.is_admin())?
     };
+    let affinity = affinity(endpoint, principal, headers, &said.payload);
     Ok(Request {
         endpoint,
         headers: outgoing,
@@ -95,9 +96,29 @@ pub fn parse(
         allowed: principal.models().map(<[String]>::to_vec),
         stream: said.stream,
         asked: said.asked,
+        affinity,
         cap: None,
+        may_wake: principal.may_wake(),
+        by: principal.name(),
         held,
     })
+}
+
+/// The conversation that a call belongs to.
+fn affinity(
+    endpoint: Endpoint,
+    principal: &Principal,
+    headers: &HeaderMap,
+    payload: &Payload,
+) -> Option<Affinity> {
+    let Payload::Json(body) = payload else {
+        return None;
+    };
+    // By name, not by key: a key that is rotated finds its conversations again.
+    let name = principal.key_name().or_else(|| principal.username());
+    let caller = [principal.kind(), name.as_deref().unwrap_or_default()];
+    let session = headers.get("x-session-affinity").map(HeaderValue::as_bytes);
+    Affinity::of(caller, session, endpoint, body)
 }
 
 /// What a body says of its call.

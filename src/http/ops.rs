@@ -55,7 +55,7 @@ pub fn ready(gateway: &Gateway) -> Answer {
         StatusCode::SERVICE_UNAVAILABLE
     };
     // Anybody may ask: the addresses are for administrators.
-    let targets = gateway.upstream.targets().iter();
+    let targets = gateway.upstreams.targets().iter();
     let upstreams: Vec<Value> = targets
         .map(|target| json!({"state": target.state().as_str()}))
         .collect();
@@ -85,6 +85,7 @@ pub fn metrics(gateway: &Gateway) -> Answer {
             .map(budget_gauges),
         password_hashes_total: gateway.users.as_ref().map(Users::passwords_hashed),
         upstreams: upstreams::gauges(gateway),
+        upstream_waiting: wide(gateway.upstreams.waiting()),
     };
     reply::with_type(
         StatusCode::OK,

@@ -7,14 +7,15 @@ mod reading;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use account::{Account, Entered};
 use reading::Reading;
 
+use super::Upstreams;
 use super::target::{Target, lock};
-use super::{Client, Upstream};
 
 pub use account::Comparison;
 
@@ -130,11 +131,11 @@ impl Tally {
     }
 }
 
-impl Upstream {
+impl Upstreams {
     /// Compares for ever: after calls, never on its own account.
     pub async fn watch_counters(&self) {
         let watches = self.targets.iter().map(|target| {
-            let ask = || ask(&self.client, target);
+            let ask = || ask(target);
             watch(target.url(), target.meter(), ask)
         });
         futures_util::future::join_all(watches).await;
@@ -181,17 +182,17 @@ async fn watch<F: Future<Output = Option<Reading>>>(
 
 /// The counters; `None` if there are none to be had. Whoever is not known to be vLLM has others, or
 /// none, and is not asked.
-async fn ask(client: &Client, target: &Target) -> Option<Reading> {
+async fn ask(target: &Target) -> Option<Reading> {
     if target.knowledge().is_vllm != Some(true) {
         return None;
     }
     let asked = async {
-        let token = target.token().await.ok()?;
-        let page = client.get(target.route("/metrics"), token.as_ref(), PAGE_BYTES);
-        page.await.ok()
+        let headers = target.credentials().await.ok()?.headers();
+        let url = target.route("/metrics");
+        target.client().get(url, headers, PAGE_BYTES).await.ok()
     };
     let (status, page) = timeout(ASK_LIMIT, asked).await.ok()??;
-    if status != 200 || page.len() >= PAGE_BYTES {
+    if status != StatusCode::OK || page.len() >= PAGE_BYTES {
         return None;
     }
     Reading::parse(std::str::from_utf8(&page).ok()?)

@@ -10,12 +10,15 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
+use super::reason::Reason;
 use super::request::Request;
 use super::stream::Api;
 use crate::error::{Code, Error};
 
 /// The type of vLLM's errors that are about the request's own JSON.
 const SCHEMA_ERROR: &str = "Bad Request";
+/// What vLLM says while it drains, and nothing else.
+const DRAINING: &str = "cannot schedule new futures after shutdown";
 
 /// An upstream's refusal in the form the client gets it.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub struct Refusal {
 }
 
 /// An answer that is no success, as it came.
+#[derive(Clone)]
 pub struct Rejected {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -78,6 +82,60 @@ pub fn describe(error: reqwest::Error) -> Error {
     .because(error.without_url())
 }
 
+/// The connection closed before an answer began.
+pub fn is_closed(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(hyper) = cause.downcast_ref::<hyper::Error>()
+            && hyper.is_incomplete_message()
+        {
+            return true;
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{BrokenPipe, ConnectionReset};
+            return matches!(io.kind(), BrokenPipe | ConnectionReset);
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// What the client is told when the server went away while it worked.
+pub fn gone() -> Error {
+    Error::new(
+        Code::UpstreamError,
+        "the model server went away before it answered",
+    )
+}
+
+/// What the client is told of a server that did not come up while it waited.
+pub fn starting() -> Error {
+    Error::new(
+        Code::UpstreamStarting,
+        "the model server is still starting; try again later",
+    )
+}
+
+/// What the client is told of a server that nobody can reach.
+pub fn unreachable(cause: Option<reqwest::Error>) -> Error {
+    let error = Error::new(
+        Code::UpstreamUnreachable,
+        "the model server cannot be reached; its operator should check that it runs and that its address is right",
+    );
+    match cause {
+        Some(cause) => error.because(cause.without_url()),
+        None => error,
+    }
+}
+
+/// A key that starts no server came before one that sleeps.
+pub fn may_not_wake() -> Error {
+    Error::new(
+        Code::WakeNotAllowed,
+        "the model server sleeps and this key may not start it; call it while it runs, or ask an administrator for a key that may",
+    )
+}
+
 /// Counting routes start no server.
 pub fn asleep() -> Error {
     Error::new(
@@ -97,6 +155,41 @@ pub enum TooLong {
 }
 
 impl Rejected {
+    /// An answer to a question of ours.
+    pub fn new(status: StatusCode, body: Bytes) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body,
+            advice: None,
+        }
+    }
+
+    /// A server that still loads its model, as llama.cpp says it. vLLM's own 503 is a full queue.
+    pub fn is_loading(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            && Reason::read(&self.body).is_some_and(|reason| reason.has_word("loading"))
+    }
+
+    /// Not the server speaks, but what stands before it: Cloud Run's front end, which has no
+    /// instance to give the call to.
+    pub fn is_front_end(&self) -> bool {
+        matches!(self.status.as_u16(), 429 | 503)
+            && !serde_json::from_slice(&self.body).is_ok_and(|body: Value| body.is_object())
+    }
+
+    /// Google's front end names itself.
+    pub fn is_google(&self) -> bool {
+        let server = self.headers.get(http::header::SERVER);
+        server.is_some_and(|server| server == "Google Frontend")
+    }
+
+    /// vLLM finishes what it has and takes nothing new: nothing was generated.
+    pub fn is_draining(&self) -> bool {
+        self.status == StatusCode::INTERNAL_SERVER_ERROR
+            && Reason::read(&self.body).is_some_and(|reason| reason.text == DRAINING)
+    }
+
     /// Whether the engine may have worked on the call. vLLM refuses a call before it begins, but for
     /// one: a whole answer that turns out not to have the form that was asked for is 400, too. The
     /// head of its streams comes before anything is generated, so its own error in place of one is
@@ -294,4 +387,52 @@ fn summary(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
 
 fn json_headers() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected(status: u16, body: &str) -> Rejected {
+        Rejected {
+            status: StatusCode::from_u16(status).expect("a status"),
+            headers: HeaderMap::new(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            advice: None,
+        }
+    }
+
+    #[test]
+    fn what_starts_drains_or_stands_before_the_server_is_told_from_its_own_refusals() {
+        let llama =
+            r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
+        let hub = r#"{"error":"Model m is currently loading","estimated_time":20.0}"#;
+        let full = r#"{"error":{"message":"The engine is overloaded, overloading it ends","type":"ServiceUnavailableError","code":503}}"#;
+        let draining = r#"{"error":{"message":"cannot schedule new futures after shutdown","type":"InternalServerError","param":null,"code":500}}"#;
+        let quoted = r#"{"error":{"message":"no such word: cannot schedule new futures after shutdown","code":500}}"#;
+        let html = "<html><title>503 Service Unavailable</title> loading</html>";
+        // Status, body; loading, front end, draining.
+        let cases = [
+            (503, llama, [true, false, false]),
+            (503, hub, [true, false, false]),
+            (500, llama, [false; 3]),
+            (429, llama, [false; 3]),
+            (503, full, [false; 3]),
+            (503, html, [false, true, false]),
+            (503, "", [false, true, false]),
+            (429, "Rate exceeded.", [false, true, false]),
+            (429, "\"Rate exceeded.\"", [false, true, false]),
+            (429, r#"{"error":"overloaded"}"#, [false; 3]),
+            (500, html, [false; 3]),
+            (502, html, [false; 3]),
+            (500, draining, [false, false, true]),
+            (503, draining, [false; 3]),
+            (500, quoted, [false; 3]),
+        ];
+        for (status, body, expected) in cases {
+            let it = rejected(status, body);
+            let seen = [it.is_loading(), it.is_front_end(), it.is_draining()];
+            assert_eq!(seen, expected, "{status} {body}");
+        }
+    }
 }

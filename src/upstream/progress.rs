@@ -18,7 +18,7 @@ pub struct Passage {
     pub target: Option<Arc<Target>>,
     /// The engine may have worked on the call: it was sent, and not refused before it began.
     pub begun: bool,
-    /// It started the target, which had scaled to zero or was not up yet.
+    /// The call started a server that slept.
     pub woke: bool,
 }
 

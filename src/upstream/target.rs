@@ -1,63 +1,44 @@
-//! One model server: what is known of it, how it stands, how busy it is.
+//! One model server: what is known of it, how it stands, how busy it is. Every question of ours that
+//! goes there starts here; calls of clients are sent by `forward`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::HeaderMap;
 use reqwest::Url;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Client;
-use super::access::{self, Access};
+use super::access::{Access, ApiKey, Credentials};
 use super::bound::Lessons;
+use super::client::Client;
 use super::counters::Meter;
+use super::failure::{self, Rejected};
 use super::models::{Knowledge, Silence, ask};
+use super::state::{Standing, State};
 use crate::google::Fault;
 
-/// How long the list and the version may take before a call goes on without them.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
-/// A list that lacks what a call needs is asked anew at most this often.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How old what a target told of its health may be.
+const HEALTH_AGE: Duration = Duration::from_secs(5);
+const HEALTH_LIMIT: Duration = Duration::from_secs(2);
+const HEALTH_BYTES: usize = 64 * 1024;
 
-/// A target that could not be reached is tried again by one call after this time, while others take
-/// the rest.
-const AVOIDED: Duration = Duration::from_secs(10);
-
-/// Whether a call should go to a target before it goes to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
-    /// It could not be reached a while ago, and this call finds out whether it can now.
-    Retry,
-    Usual,
-    /// It could not be reached a moment ago.
-    Last,
-}
-
-/// How a target stands, learnt from the calls themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Nothing was tried yet.
-    Unknown,
-    /// It refuses connections since then; calls wait for it.
-    Starting(Instant),
-    Ready,
-    /// It refused connections for longer than calls wait; each call tries once.
-    Down,
-}
-
-impl State {
-    /// The word shown in `/ready` and `/admin/status`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Starting(_) => "starting",
-            Self::Ready => "ready",
-            Self::Down => "down",
-        }
-    }
+/// What the configuration says of a target.
+pub(super) struct Setup {
+    pub client: Client,
+    pub api_key: Option<ApiKey>,
+    pub access: Option<Access>,
+    pub scales_to_zero: bool,
+    pub max_concurrent: Option<usize>,
+    pub max_model_len: Option<u64>,
+    /// Silence in a stream, after which it is given up.
+    pub idle: Duration,
+    /// How long calls wait for it to come up.
+    pub start_limit: Duration,
+    /// Told when calls that wait should look again.
+    pub changed: Arc<Notify>,
 }
 
 /// A model server behind one base URL.
@@ -65,50 +46,103 @@ pub struct Target {
     /// As configured, for people.
     url: String,
     base: Url,
-    access: Option<Access>,
-    state: Mutex<State>,
-    /// When it could not be reached, or when that was last put to the test.
-    unreached: Mutex<Option<Instant>>,
+    setup: Setup,
+    standing: Mutex<Standing>,
     knowledge: Mutex<Arc<Knowledge>>,
     /// Held while the target is asked, so that it is asked once however many wait. When it last
-    /// refused to be asked.
+    /// told nothing.
     asking: tokio::sync::Mutex<Option<Instant>>,
+    /// The one place of who finds out whether it is up.
+    turn: Arc<Semaphore>,
+    health: tokio::sync::Mutex<Option<(Instant, bool)>>,
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
     meter: Meter,
     in_flight: AtomicUsize,
+    wakes: AtomicU64,
+    last_wake: Mutex<Option<Wake>>,
+}
+
+/// Who started a target that slept.
+#[derive(Clone, Debug)]
+pub struct Wake {
+    pub at: SystemTime,
+    /// The name of the key or user.
+    pub by: Arc<str>,
 }
 
 /// Counts a call as in flight until it is dropped.
-pub struct Busy(Arc<Target>);
+pub struct Busy {
+    target: Arc<Target>,
+    has_answer: bool,
+}
+
+impl Busy {
+    /// The target has begun to answer the call.
+    pub(super) fn answered(&mut self) {
+        self.has_answer = true;
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let target = &self.target;
+        let now = Instant::now();
+        {
+            let mut standing = lock(&target.standing);
+            standing.used(now);
+            if self.has_answer && standing.state(now, true) == State::Ready {
+                standing.answered(now);
+            }
+        }
+        target.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if target.setup.max_concurrent.is_some() {
+            target.setup.changed.notify_waiters();
+        }
     }
+}
+
+/// The place of the one call that finds out whether a target is up.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+/// What a target has for a call that comes.
+pub(super) enum Entry {
+    /// It takes the call. The turn is for one that is not ready.
+    Go(Busy, Option<Turn>),
+    /// Another call finds out whether it is up.
+    Wait,
+    /// It has as many calls as it may have.
+    Full,
+    /// It would have to be started, which the caller may not.
+    Asleep,
 }
 
 impl Target {
     /// # Errors
     /// When the base URL is none.
-    pub(super) fn new(
-        url: String,
-        access: impl FnOnce(&Url) -> Option<Access>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(url: String, setup: impl FnOnce(&Url) -> Setup) -> anyhow::Result<Self> {
         let base = Url::parse(&url)?;
+        let setup = setup(&base);
+        let knowledge = Knowledge {
+            default_context: setup.max_model_len,
+            ..Knowledge::default()
+        };
         Ok(Self {
             url,
-            access: access(&base),
             base,
-            state: Mutex::new(State::Unknown),
-            unreached: Mutex::default(),
-            knowledge: Mutex::default(),
+            standing: Mutex::new(Standing::new(setup.scales_to_zero, setup.start_limit)),
+            knowledge: Mutex::new(Arc::new(knowledge)),
+            setup,
             asking: tokio::sync::Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            health: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
             meter: Meter::default(),
             in_flight: AtomicUsize::new(0),
+            wakes: AtomicU64::new(0),
+            last_wake: Mutex::default(),
         })
     }
 
@@ -135,27 +169,39 @@ impl Target {
         bare == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// Cloud Run services start on a request; asking one for its list would start a GPU.
+    /// It starts on a request, and sleeps without; asking it for its list would start a GPU.
     pub(super) fn scales_to_zero(&self) -> bool {
-        access::is_cloud_run(&self.base)
+        self.setup.scales_to_zero
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.setup.client
     }
 
     /// What it asks of those who call, if it is private.
     pub(super) fn access(&self) -> Option<&Access> {
-        self.access.as_ref()
+        self.setup.access.as_ref()
     }
 
-    /// The token to send; `None` where nothing is.
-    pub(super) async fn token(&self) -> Result<Option<HeaderValue>, Fault> {
-        match &self.access {
-            Some(access) => access.header().await,
-            None => Ok(None),
-        }
+    /// What to show to it.
+    pub(super) async fn credentials(&self) -> Result<Credentials, Fault> {
+        let token = match &self.setup.access {
+            Some(access) => access.header().await?,
+            None => None,
+        };
+        let key = self.setup.api_key.as_ref().and_then(ApiKey::shown);
+        Ok(Credentials { key, token })
+    }
+
+    /// Silence in a stream, after which it is given up.
+    #[must_use]
+    pub fn idle_limit(&self) -> Duration {
+        self.setup.idle
     }
 
     #[must_use]
     pub fn state(&self) -> State {
-        *lock(&self.state)
+        lock(&self.standing).state(Instant::now(), self.in_flight() > 0)
     }
 
     #[must_use]
@@ -168,23 +214,117 @@ impl Target {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+    /// It has as many calls as it may have.
+    pub(super) fn is_full(&self) -> bool {
+        let most = self.setup.max_concurrent;
+        most.is_some_and(|most| self.in_flight() >= most)
     }
 
-    /// Asking it something starts nothing, and it is likely to answer.
+    /// How often calls have started it.
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        self.wakes.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn last_wake(&self) -> Option<Wake> {
+        lock(&self.last_wake).clone()
+    }
+
+    /// How long it takes to come up, as measured.
+    #[must_use]
+    pub fn learnt_start(&self) -> Option<Duration> {
+        lock(&self.standing).learnt_start()
+    }
+
+    /// How much longer it may take to come up, as far as was measured.
+    pub(super) fn expected_wait(&self) -> Option<Duration> {
+        lock(&self.standing).expected_wait(Instant::now())
+    }
+
+    /// Asking it something keeps nothing awake that might sleep, and it is likely to answer.
     pub(super) fn is_warm(&self) -> bool {
         match self.state() {
-            State::Ready => true,
+            State::Ready => !self.scales_to_zero() || self.is_in_use(),
             State::Unknown => !self.scales_to_zero(),
-            State::Starting(_) | State::Down => false,
+            State::Starting | State::Cold | State::Down => false,
         }
+    }
+
+    /// Model calls keep it awake already.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_flight() > 0 || lock(&self.standing).is_in_use(Instant::now())
+    }
+
+    /// But for one call nothing has gone on there for so long.
+    pub(super) fn is_quiet_for(&self, time: Duration) -> bool {
+        self.in_flight() <= 1 && lock(&self.standing).is_quiet_for(time, Instant::now())
+    }
+
+    /// Whether an answer is none of its own, or says that it is loading. Of a server that is known
+    /// to be up and stays up, a page in between is no sign of a start.
+    pub(super) fn is_held_off_by(&self, answer: &Rejected) -> bool {
+        let may_start = self.scales_to_zero() || self.state() != State::Ready;
+        answer.is_loading() || (answer.is_front_end() && (may_start || answer.is_google()))
     }
 
     /// It may have to be started for a call.
     pub(super) fn may_sleep(&self) -> bool {
         self.scales_to_zero() && self.state() != State::Ready
+    }
+
+    /// A call is finding out whether it is up.
+    pub(super) fn is_tried(&self) -> bool {
+        self.turn.available_permits() == 0
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        lock(&self.standing).is_failing(Instant::now())
+    }
+
+    pub(super) fn claim_retry(&self) -> bool {
+        lock(&self.standing).claim_retry(Instant::now())
+    }
+
+    /// A call comes. `turn` is what it has of an earlier try; `wakes` if it may start what sleeps.
+    pub(super) fn enter(self: &Arc<Self>, turn: Option<Turn>, wakes: bool) -> Entry {
+        let turn = match self.state() {
+            State::Ready if self.is_full() => return Entry::Full,
+            State::Ready => None,
+            State::Down if wakes || !self.scales_to_zero() => None,
+            State::Down => return Entry::Asleep,
+            State::Unknown | State::Starting | State::Cold => {
+                let place = turn.or_else(|| self.turn.clone().try_acquire_owned().ok());
+                let Some(place) = place else {
+                    return Entry::Wait;
+                };
+                if self.scales_to_zero() && !wakes {
+                    return Entry::Asleep;
+                }
+                Some(place)
+            }
+        };
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        lock(&self.standing).used(Instant::now());
+        let busy = Busy {
+            target: self.clone(),
+            has_answer: false,
+        };
+        Entry::Go(busy, turn)
+    }
+
+    /// A call of this key or user starts it.
+    pub(super) fn note_wake(&self, by: &Arc<str>) {
+        self.wakes.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.last_wake) = Some(Wake {
+            at: SystemTime::now(),
+            by: by.clone(),
+        });
+        tracing::info!(
+            upstream = self.url,
+            by = &**by,
+            "a call starts the upstream"
+        );
     }
 
     /// What was learnt of the models' templates.
@@ -211,100 +351,111 @@ impl Target {
         }
     }
 
-    /// When a call's turn comes to try this target. One call alone gets the retry.
-    pub(super) fn claim_turn(&self) -> Turn {
-        let mut unreached = lock(&self.unreached);
-        match *unreached {
-            None => Turn::Usual,
-            Some(at) if at.elapsed() < AVOIDED => Turn::Last,
-            Some(_) => {
-                *unreached = Some(Instant::now());
-                Turn::Retry
-            }
-        }
-    }
-
-    /// It cannot be reached, and waiting does not help: no such name, no trust.
-    pub(super) fn note_unreachable(&self) {
-        *lock(&self.unreached) = Some(Instant::now());
-    }
-
-    /// It answered something.
+    /// It answered something itself.
     pub(super) fn note_answer(&self) {
-        *lock(&self.unreached) = None;
-        let mut state = lock(&self.state);
-        if *state != State::Ready {
-            tracing::info!(
-                upstream = self.url,
-                was = state.as_str(),
-                "upstream answers"
-            );
-            *state = State::Ready;
+        self.change(|standing, now| standing.answered(now));
+    }
+
+    /// It answered a call as it should, or failed it.
+    pub(super) fn note_served(&self, served: bool) {
+        let mut standing = lock(&self.standing);
+        if served {
+            standing.served();
+        } else {
+            standing.failed(Instant::now());
         }
     }
 
-    /// It refused a connection. Tells whether the call may wait for it.
-    pub(super) fn note_refusal(&self, limit: Duration) -> bool {
-        self.note_unreachable();
-        let mut state = lock(&self.state);
-        let since = match *state {
-            State::Down => return false,
-            State::Starting(since) => since,
-            State::Unknown | State::Ready => {
-                tracing::warn!(
-                    upstream = self.url,
-                    "upstream refuses connections; calls wait for it"
-                );
-                let now = Instant::now();
-                *state = State::Starting(now);
+    /// It takes no new calls, though it may still answer others.
+    pub(super) fn note_ending(&self) {
+        lock(&self.standing).ends(Instant::now());
+    }
+
+    /// Nothing listens there.
+    pub(super) fn note_refusal(&self, began: Instant) {
+        self.change(|standing, now| standing.refused(began, now));
+    }
+
+    /// What stands before it has nowhere to send the call, or it is loading.
+    pub(super) fn note_held_off(&self, began: Instant) {
+        self.change(|standing, now| {
+            standing.held_off(began, now);
+        });
+    }
+
+    /// It took a call and gave no sign of life for a while.
+    pub(super) fn note_silence(&self, began: Instant) {
+        self.change(|standing, _| standing.silent(began));
+    }
+
+    /// There is no way to it.
+    pub(super) fn note_unreachable(&self) {
+        self.change(Standing::unreachable);
+    }
+
+    /// Until when a call that began to try then goes on waiting for it.
+    pub(super) fn patience(&self, began: Instant) -> Instant {
+        let until = lock(&self.standing).starting_until();
+        until.unwrap_or(began + self.setup.start_limit)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Standing, Instant)) {
+        let now = Instant::now();
+        let (was, is) = {
+            let mut standing = lock(&self.standing);
+            let was = standing.state(now, true);
+            change(&mut standing, now);
+            (was, standing.state(now, true))
+        };
+        if was == is {
+            return;
+        }
+        let (upstream, was, state) = (self.url.as_str(), was.as_str(), is.as_str());
+        match is {
+            State::Ready => {
+                let start_ms = self.learnt_start().map(|took| took.as_millis());
+                tracing::info!(upstream, was, start_ms, "upstream answers");
+            }
+            State::Starting | State::Down => {
+                tracing::warn!(upstream, was, state, "upstream does not answer");
                 // Another program may come up in its place: it is asked again, and until it
                 // answers the old list is the last known one.
-                let mut knowledge = lock(&self.knowledge);
-                Arc::make_mut(&mut knowledge).asked_at = None;
+                Arc::make_mut(&mut lock(&self.knowledge)).asked_at = None;
                 self.lessons.forget();
-                now
             }
-        };
-        if since.elapsed() < limit {
-            return true;
+            State::Unknown | State::Cold => {}
         }
-        tracing::error!(
-            upstream = self.url,
-            waited_s = limit.as_secs(),
-            "upstream does not come up"
-        );
-        *state = State::Down;
-        false
+        self.setup.changed.notify_waiters();
     }
 
-    /// Asks what the target serves, unless that is known; one asks, the others wait for it.
-    pub(super) async fn learn(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_if(client, ASK_LIMIT, |known| known.asked_at.is_none())
-            .await
+    /// Whether it takes no connections any more, though calls are under way there: asked at most
+    /// every few seconds, however many calls want to know. What scales to zero is not asked: its
+    /// address always takes them.
+    pub async fn is_gone(&self) -> bool {
+        if self.scales_to_zero() {
+            return false;
+        }
+        let mut health = self.health.lock().await;
+        if let Some((at, gone)) = *health
+            && at.elapsed() < HEALTH_AGE
+        {
+            return gone;
+        }
+        let asked = self
+            .client()
+            .get(self.route("/health"), HeaderMap::new(), HEALTH_BYTES);
+        let gone = match timeout(HEALTH_LIMIT, asked).await {
+            Ok(Err(error)) => failure::is_refused(&error),
+            Ok(Ok(_)) | Err(_) => false,
+        };
+        *health = Some((Instant::now(), gone));
+        gone
     }
 
-    /// Asks again for a model that the known list lacks.
-    pub(super) async fn learn_again(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_older(client, ASK_LIMIT, ASK_AGAIN).await
-    }
-
-    /// Asks again what is older than `age`, waiting at most `limit`.
-    pub(super) async fn learn_older(
+    /// Asks what the target serves if what is known of it is not as `wanted`; one asks, the others
+    /// wait for it. Takes `limit` at most, the wait for others included.
+    pub(super) async fn learn(
         &self,
-        client: &Client,
-        limit: Duration,
-        age: Duration,
-    ) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_if(client, limit, |known| {
-            known.asked_at.is_none_or(|at| at.elapsed() >= age)
-        })
-        .await
-    }
-
-    /// Takes `limit` at most, the wait for others that ask included.
-    async fn learn_if(
-        &self,
-        client: &Client,
         limit: Duration,
         wanted: impl Fn(&Knowledge) -> bool,
     ) -> Result<Arc<Knowledge>, Silence> {
@@ -314,38 +465,49 @@ impl Target {
         }
         let began = Instant::now();
         let deadline = began + limit;
-        let Ok(mut refused_at) = timeout_at(deadline, self.asking.lock()).await else {
+        let Ok(mut silent_at) = timeout_at(deadline, self.asking.lock()).await else {
             return Ok(self.knowledge());
         };
         let known = self.knowledge();
         if !wanted(&known) {
             return Ok(known);
         }
-        if refused_at.is_some_and(|at| at >= began) {
+        if silent_at.is_some_and(|at| at >= began) {
             // Who asked meanwhile found out for all that wait.
             return Err(Silence::Refused);
         }
-        let learnt = match ask(client, self, deadline).await {
+        let learnt = match ask(self, deadline).await {
             Ok(learnt) => learnt,
             Err(Silence::Refused) => {
-                *refused_at = Some(Instant::now());
+                *silent_at = Some(Instant::now());
                 return Err(Silence::Refused);
             }
-            // Nothing was learnt of it: the next call asks.
-            Err(Silence::Denied) => return Err(Silence::Denied),
             // It listens but does not tell: calls go on without, and do not ask each time.
             Err(Silence::Other) => Knowledge {
                 asked_at: Some(Instant::now()),
                 ..(*known).clone()
             },
+            // Nothing was learnt of it: the next call asks.
+            Err(silence) => return Err(silence),
         };
         let merged = Arc::new(Knowledge {
             models: learnt.models.or_else(|| known.models.clone()),
             is_vllm: learnt.is_vllm.or(known.is_vllm),
             asked_at: learnt.asked_at,
+            default_context: known.default_context,
         });
         *lock(&self.knowledge) = merged.clone();
         Ok(merged)
+    }
+
+    /// As [`Target::learn`], for what was asked longer ago than `age`.
+    pub(super) async fn learn_older(
+        &self,
+        limit: Duration,
+        age: Duration,
+    ) -> Result<Arc<Knowledge>, Silence> {
+        let is_old = |known: &Knowledge| known.asked_at.is_none_or(|at| at.elapsed() >= age);
+        self.learn(limit, is_old).await
     }
 }
 
@@ -359,7 +521,18 @@ mod tests {
     use super::*;
 
     fn target(url: &str) -> Target {
-        Target::new(url.to_owned(), |_| None).expect("a base URL")
+        let setup = |base: &Url| Setup {
+            client: Client::new().expect("a client"),
+            api_key: None,
+            access: None,
+            scales_to_zero: crate::upstream::access::is_cloud_run(base),
+            max_concurrent: None,
+            max_model_len: None,
+            idle: Duration::from_secs(1),
+            start_limit: Duration::from_secs(1),
+            changed: Arc::default(),
+        };
+        Target::new(url.to_owned(), setup).expect("a base URL")
     }
 
     #[test]
@@ -390,16 +563,5 @@ mod tests {
         for url in ["http://m.run.app", "https://run.app.example", "https://h"] {
             assert!(!target(url).scales_to_zero(), "{url}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_call_alone_tries_again_what_could_not_be_reached() {
-        let target = target("http://h");
-        assert_eq!(target.claim_turn(), Turn::Usual);
-        target.note_unreachable();
-        assert_eq!(target.claim_turn(), Turn::Last);
-        tokio::time::advance(AVOIDED).await;
-        assert_eq!(target.claim_turn(), Turn::Retry);
-        assert_eq!(target.claim_turn(), Turn::Last);
     }
 }

@@ -36,6 +36,8 @@ pub struct Gauges {
     /// `None` without users.
     pub password_hashes_total: Option<u64>,
     pub upstreams: Vec<UpstreamGauges>,
+    /// Calls that wait for an upstream now.
+    pub upstream_waiting: u64,
 }
 
 /// How the token budgets of this instance stand.
@@ -74,6 +76,11 @@ fn passing(gauges: &Gauges) -> Registry {
         );
     }
     upstreams::describe(&mut registry, &gauges.upstreams);
+    registry.register(
+        "tollgate_upstream_waiting",
+        "Calls that wait for an upstream now",
+        gauge(gauges.upstream_waiting),
+    );
     describe_process(&mut registry, &Process::read());
     registry
 }
