@@ -65,8 +65,11 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
     report.finish(&remote)
 }
 
-fn as_secret(text: &str) -> Result<Secret<String>, std::convert::Infallible> {
-    Ok(Secret::new(text.to_owned()))
+fn as_secret(text: &str) -> Result<Secret<String>, &'static str> {
+    if text.trim().is_empty() {
+        return Err("it is empty; is the variable set that it comes from?");
+    }
+    Ok(Secret::new(text.trim().to_owned()))
 }
 
 /// Ends at the first broken hop.

@@ -24,6 +24,8 @@ pub struct Admission {
     count: Option<Count>,
     /// How often the engine counts the prompt.
     copies: u64,
+    /// What stands in the row where nobody counted the prompt.
+    prompt_estimate: u64,
 }
 
 /// What the request says of itself, for the row.
@@ -99,6 +101,7 @@ impl Admission {
             hold,
             count: None,
             copies: request.copies(),
+            prompt_estimate: request.estimate_prompt(),
         })
     }
 
@@ -145,7 +148,10 @@ impl Admission {
     }
 
     /// What the call used, as far as it is known.
-    pub fn count(&mut self, count: Count) {
+    pub fn count(&mut self, mut count: Count) {
+        if count.counted_by == CountedBy::Estimate && count.tokens.prompt == 0 {
+            count.tokens.prompt = self.prompt_estimate;
+        }
         self.count = Some(count);
         self.change(|record| {
             record.prompt_tokens = count.tokens.prompt;

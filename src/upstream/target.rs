@@ -17,6 +17,7 @@ use super::client::Client;
 use super::counters::Meter;
 use super::failure::{self, Rejected};
 use super::models::{Knowledge, Silence, ask};
+use super::options::Refused;
 use super::state::{Standing, State};
 use crate::google::Fault;
 
@@ -59,6 +60,7 @@ pub struct Target {
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
     meter: Meter,
+    refused: Refused,
     in_flight: AtomicUsize,
     wakes: AtomicU64,
     last_wake: Mutex<Option<Wake>>,
@@ -140,6 +142,7 @@ impl Target {
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
             meter: Meter::default(),
+            refused: Refused::default(),
             in_flight: AtomicUsize::new(0),
             wakes: AtomicU64::new(0),
             last_wake: Mutex::default(),
@@ -338,6 +341,11 @@ impl Target {
         &self.meter
     }
 
+    /// Which members of a call it was found to refuse.
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
     pub fn fingerprint(&self) -> Option<Bytes> {
         lock(&self.fingerprint).clone()
     }
@@ -422,6 +430,7 @@ impl Target {
                 // answers the old list is the last known one.
                 Arc::make_mut(&mut lock(&self.knowledge)).asked_at = None;
                 self.lessons.forget();
+                self.refused.forget();
             }
             State::Unknown | State::Cold => {}
         }

@@ -11,7 +11,7 @@ const MOST_SHOWN: usize = 6;
 /// Finds the model to call.
 pub async fn check(remote: &Remote, wanted: Option<&str>) -> Outcome<String> {
     let models = list(remote).await?;
-    let is_known = models.iter().any(|model| model.is_known());
+    let is_known = models.iter().any(Model::is_known);
     let Some(first) = models.first() else {
         return match wanted {
             Some(wanted) => Ok(Passed::new("none is known yet").with(wanted.to_owned())),

@@ -156,7 +156,8 @@ impl Report {
         let todo = hop.todo.iter().map(|todo| ("1", "do:", todo));
         let warnings = hop.warnings.iter().map(|text| ("33", "warning:", text));
         for (colour, word, text) in todo.chain(warnings) {
-            lines += &format!("{INDENT}{} {text}\n", self.paint(colour, word));
+            let word = self.paint(colour, word);
+            lines.extend([INDENT, &word, " ", text, "\n"]);
         }
         lines
     }

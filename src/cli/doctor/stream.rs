@@ -14,7 +14,7 @@ use crate::cli::remote::{Answer, Opened, Remote, Trouble};
 use crate::upstream::{EVENT_BYTES, Splitter};
 
 /// All of it; the model server has just answered a chat.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// Fewer events, or a shorter stream, tell nothing of how they came.
 const FEWEST_EVENTS: usize = 5;
 const SHORTEST: Duration = Duration::from_millis(300);

@@ -11,7 +11,7 @@ use super::report::{Broken, Passed};
 use crate::cli::remote::remedy::{error_of, explain, unanswered};
 use crate::cli::remote::{Answer, Remote};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 const TOOL: &str = "get_weather";
 const NO_TOOLS: &str = "start the model server with tool calling. vLLM: --enable-auto-tool-choice --tool-call-parser NAME, the parser of the model's family (hermes, llama3_json, mistral, ...); llama.cpp: --jinja; else a model that can call tools";
 

@@ -118,6 +118,7 @@ async fn wrong_arguments_end_with_64_and_nothing_is_asked() {
         (&["http://u:hidden@h"], "credentials"),
         (&[&url, "--wait", "0"], "--wait"),
         (&[&url, "--key", "two words"], "blanks"),
+        (&[&url, "--key", ""], "empty"),
         (&[&url, "--fast"], "--fast"),
         (&[&url, &url], "unexpected"),
     ] {
