@@ -54,6 +54,7 @@ mod starting;
 mod states;
 mod store;
 mod tidy;
+mod unaccounted;
 mod upstreams_file;
 mod usage;
 mod usage_bigquery;
