@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Upstreams;
+use super::alive::{LIFE_LIMIT, learn};
 use super::failure;
 use super::models::unknown_model;
 use super::progress::Progress;
 use super::request::Request;
 use super::routing::{Candidate, Rank};
-use super::send::{Answer, Failure, LIFE_LIMIT, learn};
+use super::send::{Answer, Failure};
 use super::state::State;
 use super::target::{Entry, Target};
 use super::trip::{Obstacle, Trip};

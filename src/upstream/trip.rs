@@ -17,7 +17,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 /// When a client may come again, unless a start was measured.
 const USUAL_START: Duration = Duration::from_secs(30);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// One call on its way.
 pub struct Trip {
