@@ -157,6 +157,14 @@ pub(super) async fn learn(target: &Arc<Target>) -> Result<Arc<Knowledge>, Failur
         Err(Silence::Refused) => Err(Failure::Refused(None)),
         Err(Silence::Unreachable(cause)) => Err(Failure::Unreachable(Some(cause))),
         Err(Silence::HeldOff) => Err(Failure::HeldOff),
+        Err(Silence::Other) if began.elapsed() >= LIFE_LIMIT && target.state() != State::Ready => {
+            target.note_silence(began);
+            if target.patience(began) <= Instant::now() {
+                return Err(Failure::Silent);
+            }
+            // It may be its list alone that it does not tell.
+            Ok(target.knowledge())
+        }
         Err(Silence::Denied | Silence::Other) => Ok(target.knowledge()),
     }
 }
@@ -278,8 +286,8 @@ impl Call<'_> {
         let mut headers = request.headers.clone();
         credentials.write(&mut headers);
         let answer = self.head(request, headers).await?;
-        self.busy.answered();
         if answer.status().is_success() {
+            self.busy.answered();
             target.note_answer();
             target.note_served(true);
             return Ok(Sent::Head(answer));
@@ -297,6 +305,7 @@ impl Call<'_> {
             self.progress.note(|passage| passage.begun = false);
             return Err(Failure::HeldOff);
         }
+        self.busy.answered();
         target.note_answer();
         if rejected.is_draining() {
             self.progress.note(|passage| passage.begun = false);
