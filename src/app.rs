@@ -3,9 +3,11 @@
 mod identity;
 mod neighbour;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,14 +18,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{KeyRing, OwnKey, Users};
 use crate::budget::Budgets;
-use crate::config::Config;
+use crate::config::{Config, UpstreamConfig};
 use crate::google::Google;
 use crate::http::{Bodies, Cors, Gateway, Surface, service};
 use crate::server::{self, Ending, Settings};
 use crate::store::Store;
 use crate::telemetry::log::{self, RefusalLog};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::usage::Ledger;
 
 /// Of the drain time this much is kept for rows, after streams were cut.
@@ -47,11 +49,9 @@ impl App {
     /// What cannot work: no sink, a keys file that must be there and is not.
     pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let google = Arc::new(Google::new(&config.google));
-        let own_key = config.upstreams.upstreams[0].api_key.as_ref();
-        let own_key = own_key.map(|key| OwnKey::of(key.expose()));
-        let may_show_key = own_key.as_ref().map(OwnKey::is_apart).unwrap_or_default();
+        let (own_keys, shown) = own_keys(&config.upstreams.upstreams);
         let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
-        let keys = KeyRing::new(&config.keys, &google, own_key, holds_budgets);
+        let keys = KeyRing::new(&config.keys, &google, own_keys, holds_budgets);
         let instance = identity::complete(config.instance.clone(), &google);
         let store = Store::open(&config.database);
         let (loaded, instance, store) = tokio::join!(keys.load(), instance, store);
@@ -62,12 +62,12 @@ impl App {
             log::know_project(project);
         }
         config.instance = instance;
-        let upstream = Upstream::new(
+        let upstreams = Upstreams::new(
             &config.upstreams,
             &config.limits,
             &google,
             config.instance.on_cloud_run,
-            may_show_key,
+            &shown,
         )?;
         let users = match &store {
             Some(store) => Some(Users::open(&config, store.clone()).await?),
@@ -78,7 +78,7 @@ impl App {
             keys,
             users,
             budgets: store.clone().map(|store| Budgets::new(store, lease)),
-            upstream,
+            upstreams,
             ledger: Arc::new(Ledger::open(&config, &google, store.as_deref()).await?),
             metrics: Arc::new(Metrics::new()),
             refusals: RefusalLog::new(),
@@ -135,12 +135,36 @@ impl App {
                 settled.run_until_cancelled(Box::pin(budgets.run())).await;
             }
         });
+        let (watching, watched) = (gateway.clone(), writing.clone());
+        tasks.spawn(async move {
+            let watch = Box::pin(watching.upstreams.watch_counters());
+            watched.run_until_cancelled(watch).await
+        });
         shutdown.await;
         drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// The keys that model servers are shown, each variable's once, and for each upstream whether its
+/// key may be shown.
+fn own_keys(upstreams: &[UpstreamConfig]) -> (Vec<OwnKey>, Vec<Arc<AtomicBool>>) {
+    let mut keys: BTreeMap<&str, OwnKey> = BTreeMap::new();
+    let mut shown = Vec::with_capacity(upstreams.len());
+    for upstream in upstreams {
+        shown.push(match &upstream.api_key {
+            Some(key) => {
+                let name = upstream.api_key_env.as_str();
+                let own_key = keys.entry(name);
+                let own_key = own_key.or_insert_with(|| OwnKey::of(name, key.expose()));
+                own_key.is_apart()
+            }
+            None => Arc::default(),
+        });
+    }
+    (keys.into_values().collect(), shown)
 }
 
 /// Builds the gateway, listens and serves until SIGTERM or SIGINT.
@@ -165,7 +189,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let bound = listeners[0].0.local_addr().unwrap_or(address);
     let upstreams: Vec<&str> = app
         .gateway
-        .upstream
+        .upstreams
         .targets()
         .iter()
         .map(|target| target.url())
@@ -259,7 +283,7 @@ async fn drain(gateway: &Gateway, ending: &Ending, servers: &TaskTracker, limit:
     if let Some(store) = &gateway.store {
         store.close().await;
     }
-    gateway.upstream.close().await;
+    gateway.upstreams.close().await;
     tracing::info!(
         took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "shut down"

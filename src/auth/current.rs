@@ -40,7 +40,7 @@ pub(super) enum Age {
 pub(super) struct Current {
     refresh: Duration,
     max_stale: Duration,
-    own_key: Option<OwnKey>,
+    own_keys: Vec<OwnKey>,
     /// Whether entries may have token budgets.
     holds_budgets: bool,
     snapshot: RwLock<Option<Snapshot>>,
@@ -75,13 +75,13 @@ impl Current {
     pub fn new(
         refresh: Duration,
         max_stale: Duration,
-        own_key: Option<OwnKey>,
+        own_keys: Vec<OwnKey>,
         holds_budgets: bool,
     ) -> Self {
         Self {
             refresh,
             max_stale,
-            own_key,
+            own_keys,
             holds_budgets,
             snapshot: RwLock::default(),
             refused: Mutex::default(),
@@ -193,7 +193,7 @@ impl Current {
             return Ok(self.confirm(asked_at));
         }
         tell_of_change(&next, older, fetched, place);
-        if let Some(own_key) = &self.own_key {
+        for own_key in &self.own_keys {
             own_key.judge(&next);
         }
         *self.snapshot_mut() = Some(Snapshot {

@@ -65,6 +65,24 @@ impl Principal {
         }
     }
 
+    /// The name of the key or user.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        match &self.who {
+            Who::Service(entry) => entry.name.clone(),
+            Who::User(user) => user.name.clone(),
+        }
+    }
+
+    /// Whether its calls may start a model server that sleeps.
+    #[must_use]
+    pub fn may_wake(&self) -> bool {
+        match &self.who {
+            Who::Service(entry) => entry.wake,
+            Who::User(_) => true,
+        }
+    }
+
     /// Labels of its rows.
     #[must_use]
     pub fn labels(&self) -> Arc<[(String, String)]> {

@@ -55,12 +55,12 @@ pub struct RingStatus {
 
 impl KeyRing {
     /// A ring without keys; [`KeyRing::load`] brings the first set. Each set is held against
-    /// `own_key`; entries with a token budget are left out unless there is what `holds_budgets`.
+    /// `own_keys`; entries with a token budget are left out unless there is what `holds_budgets`.
     #[must_use]
     pub fn new(
         config: &KeysConfig,
         google: &Arc<Google>,
-        own_key: Option<OwnKey>,
+        own_keys: Vec<OwnKey>,
         holds_budgets: bool,
     ) -> Self {
         let source = match &config.source {
@@ -71,7 +71,7 @@ impl KeyRing {
         };
         Self::over(
             source,
-            Current::new(config.refresh, config.max_stale, own_key, holds_budgets),
+            Current::new(config.refresh, config.max_stale, own_keys, holds_budgets),
         )
     }
 

@@ -3,6 +3,8 @@
 
 mod accounts;
 mod assemble;
+mod base_url;
+mod client;
 mod dotenv;
 mod google;
 mod reader;
@@ -10,6 +12,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod upstreams_file;
 mod values;
 mod vars;
 
@@ -20,7 +23,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use accounts::MOST_TOKENS;
+pub use client::{CLIENT_KEY, client_key, local_url};
 pub use source::Sources;
+pub use upstream::{Fallback, UpstreamAuth, UpstreamConfig, UpstreamsConfig};
 pub use vars::{Kind, VARS, Var, markdown_table};
 
 use crate::secret::Secret;
@@ -134,7 +139,7 @@ impl Origin {
 /// A configuration that cannot be used: the program ends with exit code 64.
 #[derive(Debug)]
 pub struct ConfigError {
-    /// Sorted, each as `VARIABLE: what is right`; holds no secret.
+    /// Sorted by variable, each as `VARIABLE: what is right`; holds no secret.
     pub faults: Vec<String>,
     pub warnings: Vec<String>,
     /// What was read, as in [`Config::settings`].
@@ -201,80 +206,6 @@ pub enum Registration {
     /// Whoever shows an admin key.
     Admin,
     Closed,
-}
-
-/// Where model calls go.
-#[derive(Clone, Debug)]
-pub struct UpstreamsConfig {
-    /// At least one.
-    pub upstreams: Vec<UpstreamConfig>,
-    /// Alias to model id, whichever upstream serves it; `*` stands for the only model there is.
-    pub aliases: BTreeMap<String, String>,
-}
-
-/// Model servers that serve the same: one `[[upstream]]` of the file, or all of `VLLM_ENDPOINT`.
-#[derive(Clone, Debug)]
-pub struct UpstreamConfig {
-    /// Told by no caller: a metric label, and the name that `fallback` uses.
-    pub name: String,
-    /// Base URLs without a trailing slash and without `/v1`; at least one. They share the load.
-    pub urls: Vec<String>,
-    /// The ids of the models that are offered of it; empty: all that it lists.
-    pub models: Vec<String>,
-    /// Alias to a model id of this upstream; `*` stands for its only model.
-    pub aliases: BTreeMap<String, String>,
-    pub auth: UpstreamAuth,
-    /// Sent as Bearer.
-    pub api_key: Option<Secret<String>>,
-    /// Context in tokens of the models that do not tell their own.
-    pub max_model_len: Option<u64>,
-    /// Whether asking it something may start a GPU; `None`: if it is `https://*.run.app`.
-    pub scale_to_zero: Option<bool>,
-    /// Calls in flight per base URL, of this instance.
-    pub max_concurrent: Option<usize>,
-    /// Silence in a stream; `None`: `UPSTREAM_IDLE_SECONDS`.
-    pub idle: Option<Duration>,
-    /// Where calls go when none of its base URLs can take them, in this order.
-    pub fallback: Vec<Fallback>,
-}
-
-impl UpstreamConfig {
-    /// Servers at these base URLs, about which nothing else is said.
-    #[must_use]
-    pub fn at(urls: Vec<String>) -> Self {
-        Self {
-            name: "default".to_owned(),
-            urls,
-            models: Vec::new(),
-            aliases: BTreeMap::new(),
-            auth: UpstreamAuth::Auto,
-            api_key: None,
-            max_model_len: None,
-            scale_to_zero: None,
-            max_concurrent: None,
-            idle: None,
-            fallback: Vec::new(),
-        }
-    }
-}
-
-/// Who takes a call in place of an upstream that cannot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fallback {
-    /// Another upstream, by its name: the model of the same name there, else its first.
-    Upstream(String),
-    /// A model or an alias of another upstream.
-    Model(String),
-}
-
-/// Who the gateway says it is to an upstream, beside `VLLM_API_KEY`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamAuth {
-    /// As `IdToken` for `https://*.run.app` on Google Cloud, else as `None`.
-    Auto,
-    /// A Google ID token for the upstream's address.
-    IdToken,
-    None,
 }
 
 /// Google's services, and the emulators that stand in for them.

@@ -2,13 +2,13 @@
 //! everything that the gateway does not act on stays as it came.
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::form;
 use crate::auth::Principal;
 use crate::error::{Code, Error};
-use crate::upstream::{Asked, DECISIVE, Endpoint, Object, Payload, Request};
+use crate::upstream::{Affinity, Asked, DECISIVE, Endpoint, Object, Payload, Request};
 
 /// Members that steer vLLM's scheduler and internals.
 const ADMIN_MEMBERS: [&str; 3] = ["priority", "request_id", "kv_transfer_params"];
@@ -95,9 +95,24 @@ pub fn parse(
         allowed: principal.models().map(<[String]>::to_vec),
         stream: said.stream,
         asked: said.asked,
+        affinity: None,
         cap: None,
+        may_wake: principal.may_wake(),
+        by: principal.name(),
         held,
     })
+}
+
+/// The conversation that a principal's call belongs to.
+pub fn affinity(request: &Request, principal: &Principal, headers: &HeaderMap) -> Option<Affinity> {
+    let Payload::Json(body) = &request.payload else {
+        return None;
+    };
+    // By name, not by key: a key that is rotated finds its conversations again.
+    let name = principal.key_name().or_else(|| principal.username());
+    let caller = [principal.kind(), name.as_deref().unwrap_or_default()];
+    let session = headers.get("x-session-affinity").map(HeaderValue::as_bytes);
+    Affinity::of(caller, session, request.endpoint, body)
 }
 
 /// What a body says of its call.

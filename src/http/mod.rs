@@ -18,6 +18,7 @@ mod relay;
 mod reply;
 mod reserve;
 mod route;
+mod upstreams;
 mod view;
 
 pub use body::{Answer, Bodies, Body};
@@ -43,7 +44,7 @@ use crate::error::{Code, Error};
 use crate::store::Store;
 use crate::telemetry::log::{Refusal, RefusalLog};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Api, Upstream};
+use crate::upstream::{Api, Upstreams};
 use crate::usage::{Ledger, UsageRecord};
 use route::{Found, Route};
 
@@ -56,7 +57,7 @@ pub struct Gateway {
     /// `None` without a database, as are budgets.
     pub users: Option<Users>,
     pub budgets: Option<Budgets>,
-    pub upstream: Upstream,
+    pub upstreams: Upstreams,
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
     pub refusals: RefusalLog,
@@ -308,7 +309,7 @@ impl Gateway {
     pub fn model_label(&self, record: &UsageRecord) -> String {
         let served = record.served_model.as_deref().unwrap_or_default();
         let is_known = self
-            .upstream
+            .upstreams
             .targets()
             .iter()
             .any(|target| target.knowledge().card(served).is_some());

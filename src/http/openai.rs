@@ -44,8 +44,11 @@ pub async fn answer(
     };
     let read = gateway.bodies.read(&head.headers, body).await?;
     let request_bytes = read.0.len();
-    let outgoing = outgoing(&head.headers, request_id, gateway.upstream.api_key());
+    let outgoing = outgoing(&head.headers, request_id);
     let mut request = call::parse(endpoint, &principal, &head.headers, outgoing, read)?;
+    if gateway.upstreams.targets().len() > 1 {
+        request.affinity = call::affinity(&request, &principal, &head.headers);
+    }
     let caller = Caller {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),
@@ -90,7 +93,7 @@ async fn exchange(
     let progress = admission.progress();
     let sender = gateway.clone();
     let mut pending: Pending =
-        Box::pin(async move { sender.upstream.forward(request, &progress).await });
+        Box::pin(async move { sender.upstreams.forward(request, &progress).await });
     let answer = tokio::select! {
         biased;
         answer = &mut pending => answer,

@@ -1,11 +1,12 @@
 //! The body of an answer *is* the upstream's body in a [`Relay`]: bytes pass as they come while a
 //! side view counts. Silence, cuts, the drain and a client that leaves all end here, once.
 
+mod passing;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +24,9 @@ use super::reply;
 use super::view::{View, is_event_stream};
 use crate::config::Limits;
 use crate::error::{Code, Error};
-use crate::upstream::{Answer, Asked, Busy, End, Endpoint, Exchange, Target};
+use crate::upstream::{Answer, Asked, End, Endpoint, Exchange};
 use crate::usage::Outcome;
+use passing::Passing;
 
 /// An upstream call that has no head yet.
 pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
@@ -32,6 +34,9 @@ pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
 /// How long the upstream may take to end its body after the API's own end: an orderly end keeps
 /// the connection for the next call.
 const TRAILING_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is asked whether the server of a silent answer is still there: one that is told to
+/// end may close its port and leave its answers open and mute.
+const CHECK_PAUSE: Duration = Duration::from_secs(10);
 /// What a silent stream gets; clients ignore it, proxies and timeouts do not.
 const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
@@ -57,6 +62,8 @@ pub struct Relay {
     last_sent: Instant,
     /// When the relay began to wait for the bytes it waits for.
     waiting_since: Option<Instant>,
+    /// When the server was last asked whether it is there, while nothing comes.
+    checked_at: Option<Instant>,
     pulse: Pulse,
     /// One timer for all waits: what it is to wake for moves away from it with every event, and it
     /// follows only when it goes off, for setting it costs more than an event.
@@ -74,12 +81,6 @@ enum Phase {
     Over,
 }
 
-struct Passing {
-    body: reqwest::Body,
-    target: Arc<Target>,
-    _busy: Busy,
-}
-
 impl Relay {
     /// For an answer whose head is here. `is_stream` is what its content type says.
     pub fn passing(
@@ -93,17 +94,10 @@ impl Relay {
         } else {
             View::plain(terms.endpoint, Some(&exchange.target))
         };
-        let Exchange {
-            body, target, busy, ..
-        } = exchange;
-        let mut relay = Self::new(admission, terms, Phase::Over, view);
         // A stream without a single event is no answer; a body without a byte may be one.
-        let is_complete = !is_stream && body.is_end_stream();
-        relay.phase = Phase::Passing(Passing {
-            body,
-            target,
-            _busy: busy,
-        });
+        let is_complete = !is_stream && exchange.body.is_end_stream();
+        let passing = Phase::Passing(exchange.into());
+        let mut relay = Self::new(admission, terms, passing, view);
         if is_complete {
             relay.close(End::Proper);
         }
@@ -131,6 +125,7 @@ impl Relay {
             out: VecDeque::new(),
             last_sent: now,
             waiting_since: None,
+            checked_at: None,
             pulse: Pulse::new(),
         }
     }
@@ -152,57 +147,68 @@ impl Relay {
                 self.admission.sent(bytes.len(), !bytes.starts_with(b":"));
                 return Some(Ok(bytes));
             }
-            let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
-            let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
-            let give_up_at = waiting_since + self.terms.limits.upstream_idle;
-            let next_at = if self.view.is_stream() {
-                give_up_at.min(comment_at)
-            } else {
-                give_up_at
-            };
-            let event = match &mut self.phase {
-                Phase::Over => return None,
-                Phase::Trailing(passing) => {
-                    // Whether it ends in time only decides if the connection is used again.
-                    let _ = timeout(TRAILING_LIMIT, async {
-                        while passing.body.frame().await.is_some() {}
-                    })
-                    .await;
-                    self.phase = Phase::Over;
-                    return None;
-                }
-                Phase::Waiting(pending) => tokio::select! {
-                    biased;
-                    () = &mut self.cut => Event::Cut,
-                    answer = pending => Event::Answer(answer),
-                    () = wait_until(self.alarm.as_mut(), comment_at) => Event::Silence,
-                },
-                Phase::Passing(passing) => tokio::select! {
-                    // An upstream that never pauses must not outlive the drain.
-                    biased;
-                    () = &mut self.cut => Event::Cut,
-                    frame = self.pulse.next_frame(&mut passing.body) => Event::Frame(frame),
-                    () = wait_until(self.alarm.as_mut(), next_at) => {
-                        if Instant::now() >= give_up_at {
-                            Event::Idle
-                        } else {
-                            Event::Silence
-                        }
-                    }
-                },
-            };
+            let event = self.wait().await?;
             if let Err(broken) = self.take(event) {
                 return Some(Err(broken));
             }
         }
     }
 
+    /// What happens next; `None` at the end.
+    async fn wait(&mut self) -> Option<Event> {
+        let waiting_since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let comment_at = self.last_sent.max(waiting_since) + self.terms.limits.keepalive;
+        Some(match &mut self.phase {
+            Phase::Over => return None,
+            Phase::Trailing(passing) => {
+                // Whether it ends in time only decides if the connection is used again.
+                let _ = timeout(TRAILING_LIMIT, async {
+                    while passing.body.frame().await.is_some() {}
+                })
+                .await;
+                self.phase = Phase::Over;
+                return None;
+            }
+            Phase::Waiting(pending) => tokio::select! {
+                biased;
+                () = &mut self.cut => Event::Cut,
+                answer = pending => Event::Answer(answer),
+                () = wait_until(self.alarm.as_mut(), comment_at) => Event::Silence,
+            },
+            Phase::Passing(passing) => {
+                let give_up_at = waiting_since + passing.target.idle_limit();
+                let check_at = self.checked_at.unwrap_or(waiting_since) + CHECK_PAUSE;
+                let mut next_at = give_up_at.min(check_at).min(passing.deadline);
+                if self.view.is_stream() {
+                    next_at = next_at.min(comment_at);
+                }
+                tokio::select! {
+                    // An upstream that never pauses must not outlive the drain.
+                    biased;
+                    () = &mut self.cut => Event::Cut,
+                    frame = self.pulse.next_frame(&mut passing.body) => Event::Frame(frame),
+                    () = wait_until(self.alarm.as_mut(), next_at) => match Instant::now() {
+                        now if now >= passing.deadline => Event::Overdue,
+                        now if now >= give_up_at => Event::Idle,
+                        now if now >= check_at => {
+                            self.checked_at = Some(now);
+                            passing.check().await
+                        }
+                        _ => Event::Silence,
+                    },
+                }
+            }
+        })
+    }
+
     fn take(&mut self, event: Event) -> io::Result<()> {
-        if !matches!(event, Event::Silence) {
+        if !matches!(event, Event::Silence | Event::Alive) {
             self.waiting_since = None;
+            self.checked_at = None;
         }
         match event {
             Event::Silence => self.out.push_back(COMMENT),
+            Event::Alive => {}
             Event::Answer(answer) => self.begin(answer),
             Event::Frame(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
@@ -228,6 +234,18 @@ impl Relay {
                     "the model server fell silent in the middle of its answer",
                 ));
             }
+            Event::Gone => {
+                return self.fail(&Error::new(
+                    Code::UpstreamError,
+                    "the model server went away in the middle of its answer",
+                ));
+            }
+            Event::Overdue => {
+                return self.fail(&Error::new(
+                    Code::UpstreamTimeout,
+                    "the answer took longer than any call may take",
+                ));
+            }
             Event::Cut => return self.fail(&shutting_down()),
         }
         Ok(())
@@ -238,14 +256,7 @@ impl Relay {
         match answer {
             Ok(Answer::Exchange(exchange)) if is_event_stream(&exchange.headers) => {
                 self.view = View::events(self.terms.endpoint, self.terms.asked, &exchange.target);
-                let Exchange {
-                    body, target, busy, ..
-                } = exchange;
-                self.phase = Phase::Passing(Passing {
-                    body,
-                    target,
-                    _busy: busy,
-                });
+                self.phase = Phase::Passing(exchange.into());
             }
             Ok(Answer::Exchange(_)) => self.fail_in_stream(&Error::new(
                 Code::UpstreamError,
@@ -373,7 +384,12 @@ async fn wait_until(mut alarm: Pin<&mut Sleep>, at: Instant) {
 enum Event {
     Answer(Result<Answer, Error>),
     Frame(Option<Result<Frame<Bytes>, reqwest::Error>>),
+    /// Nothing came for a while: time for a comment.
     Silence,
+    /// Nothing came for a while, but the server is there.
+    Alive,
+    Gone,
     Idle,
+    Overdue,
     Cut,
 }

@@ -49,18 +49,18 @@ pub async fn bound(
         return Ok(None);
     }
     if is_limited(principal.allowance()) {
-        if !gateway.upstream.knows_template(request) {
+        if !gateway.upstreams.knows_template(request) {
             Purse::of(gateway, principal)?.check().await?;
-            gateway.upstream.learn_template(request).await;
+            gateway.upstreams.learn_template(request).await;
         }
-        return gateway.upstream.bound(request).map(Some);
+        return gateway.upstreams.bound(request).map(Some);
     }
     let counts = principal
         .minute()
         .is_some_and(|minute| minute.tokens.is_some());
     // What cannot be bounded is counted when it has ended.
     Ok(counts
-        .then(|| gateway.upstream.bound(request).ok())
+        .then(|| gateway.upstreams.bound(request).ok())
         .flatten())
 }
 
@@ -99,7 +99,7 @@ pub async fn tokens(
     let reservation = match purse.reserve(all, Duration::ZERO).await {
         Err(Refused::UsedUp | Refused::Busy) => {
             purse.check().await?;
-            if let Some(counted) = gateway.upstream.counted_bound(request, &bound).await {
+            if let Some(counted) = gateway.upstreams.counted_bound(request, &bound).await {
                 bound = counted;
             }
             let need = Need {

@@ -2,15 +2,17 @@
 //! the gateway's service account, in the header that Cloud Run checks and takes away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use tokio::time::timeout;
 
 use crate::config::UpstreamAuth;
 use crate::error::{Code, Error};
 use crate::google::{Fault, Google, IdToken, TokenSource};
+use crate::secret::Secret;
 
 /// Cloud Run checks this one before `Authorization`, which so stays free for the model server's key.
 const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
@@ -102,10 +104,58 @@ pub(super) fn is_cloud_run(base: &Url) -> bool {
     base.scheme() == "https" && host.ends_with(".run.app")
 }
 
-/// Puts the token where Cloud Run looks for it.
-pub(super) fn show(headers: &mut HeaderMap, token: Option<&HeaderValue>) {
-    if let Some(token) = token {
-        headers.insert(SERVERLESS, token.clone());
+/// The key that model servers themselves ask for.
+#[derive(Clone)]
+pub(super) struct ApiKey {
+    bearer: Secret<HeaderValue>,
+    /// False while a client has the same key.
+    may_show: Arc<AtomicBool>,
+}
+
+impl ApiKey {
+    /// # Errors
+    /// When the key cannot be a header.
+    pub(super) fn new(key: &Secret<String>, may_show: Arc<AtomicBool>) -> anyhow::Result<Self> {
+        let bearer = HeaderValue::try_from(format!("Bearer {}", key.expose()));
+        let mut bearer = bearer.map_err(|_| {
+            anyhow::anyhow!("the key of an upstream holds a character that no header can carry")
+        })?;
+        bearer.set_sensitive(true);
+        Ok(Self {
+            bearer: Secret::new(bearer),
+            may_show,
+        })
+    }
+
+    /// What to send, if it may be sent.
+    pub(super) fn shown(&self) -> Option<HeaderValue> {
+        let may_show = self.may_show.load(Ordering::Relaxed);
+        may_show.then(|| self.bearer.expose().clone())
+    }
+}
+
+/// What one request shows of us.
+pub(super) struct Credentials {
+    pub(super) key: Option<HeaderValue>,
+    pub(super) token: Option<HeaderValue>,
+}
+
+impl Credentials {
+    /// Puts each where it is looked for.
+    pub(super) fn write(&self, headers: &mut HeaderMap) {
+        if let Some(key) = &self.key {
+            headers.insert(AUTHORIZATION, key.clone());
+        }
+        if let Some(token) = &self.token {
+            headers.insert(SERVERLESS, token.clone());
+        }
+    }
+
+    /// The headers of our own questions.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.write(&mut headers);
+        headers
     }
 }
 

@@ -17,7 +17,7 @@ use prompt::{Model, Prompts};
 use template::{Lesson, Template};
 
 use super::request::Payload;
-use super::{Endpoint, Request, Tokens, Upstream};
+use super::{Endpoint, Request, Tokens, Upstreams};
 use crate::error::{Code, Error};
 
 /// The most that a call can cost, in tokens.
@@ -93,10 +93,10 @@ impl Bound {
     }
 }
 
-/// Bounding a limited call goes in this order: [`Upstream::learn_template`], [`Upstream::bound`],
-/// and where that does not fit into what is left, [`Upstream::counted_bound`]. What was granted is
+/// Bounding a limited call goes in this order: [`Upstreams::learn_template`], [`Upstreams::bound`],
+/// and where that does not fit into what is left, [`Upstreams::counted_bound`]. What was granted is
 /// then set by [`Request::cap_output`], always: also if it is all that was asked.
-impl Upstream {
+impl Upstreams {
     /// The bound by what is known. Asks nobody.
     ///
     /// # Errors
@@ -118,15 +118,16 @@ impl Upstream {
     /// What is known of a model, at worst: of the targets that may take its calls, the largest.
     fn known_model(&self, name: Option<&str>) -> Model {
         let mut model: Option<Model> = None;
-        for target in &self.targets {
+        for one in self.ranks(name).iter().flatten() {
+            let target = &one.target;
             let known = target.knowledge();
-            let Ok(served) = self.resolve(name, &known) else {
+            let Ok(served) = self.resolve(one.group, one.name.as_deref(), &known) else {
                 continue;
             };
             let lesson = served.as_deref().and_then(|id| target.lessons().of(id));
             let here = Model {
                 context: match &served {
-                    Some(id) => known.card(id).and_then(|card| card.max_model_len),
+                    Some(id) => known.context(id),
                     None => known.longest_context(),
                 },
                 template: lesson
@@ -149,6 +150,15 @@ impl Upstream {
 }
 
 impl Request {
+    /// How often the engine counts each prompt, which `usage` counts once: for each choice.
+    #[must_use]
+    pub fn copies(&self) -> u64 {
+        match &self.payload {
+            Payload::Json(object) => output::choices(self.endpoint, object),
+            Payload::Form(_) => 1,
+        }
+    }
+
     /// Sets the most output of each sequence; it may be lowered later, and never be raised or left
     /// out. Events are sent with each token then: the last count of a stream that breaks off is all
     /// that is known of it.

@@ -31,6 +31,7 @@ pub struct Refusal {
 }
 
 /// An answer that is no success, as it came.
+#[derive(Clone)]
 pub struct Rejected {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -81,6 +82,60 @@ pub fn describe(error: reqwest::Error) -> Error {
     .because(error.without_url())
 }
 
+/// The connection closed before an answer began.
+pub fn is_closed(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(hyper) = cause.downcast_ref::<hyper::Error>()
+            && hyper.is_incomplete_message()
+        {
+            return true;
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{BrokenPipe, ConnectionReset};
+            return matches!(io.kind(), BrokenPipe | ConnectionReset);
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// What the client is told when the server went away while it worked.
+pub fn gone() -> Error {
+    Error::new(
+        Code::UpstreamError,
+        "the model server went away before it answered",
+    )
+}
+
+/// What the client is told of a server that did not come up while it waited.
+pub fn starting() -> Error {
+    Error::new(
+        Code::UpstreamStarting,
+        "the model server is still starting; try again later",
+    )
+}
+
+/// What the client is told of a server that nobody can reach.
+pub fn unreachable(cause: Option<reqwest::Error>) -> Error {
+    let error = Error::new(
+        Code::UpstreamUnreachable,
+        "the model server cannot be reached; its operator should check that it runs and that its address is right",
+    );
+    match cause {
+        Some(cause) => error.because(cause.without_url()),
+        None => error,
+    }
+}
+
+/// A key that starts no server came before one that sleeps.
+pub fn may_not_wake() -> Error {
+    Error::new(
+        Code::WakeNotAllowed,
+        "the model server sleeps and this key may not start it; call it while it runs, or ask an administrator for a key that may",
+    )
+}
+
 /// Counting routes start no server.
 pub fn asleep() -> Error {
     Error::new(
@@ -91,6 +146,16 @@ pub fn asleep() -> Error {
 }
 
 impl Rejected {
+    /// An answer to a question of ours.
+    pub fn new(status: StatusCode, body: Bytes) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body,
+            advice: None,
+        }
+    }
+
     /// A server that still loads its model, as llama.cpp says it. vLLM's own 503 is a full queue.
     pub fn is_loading(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
@@ -101,6 +166,12 @@ impl Rejected {
     /// instance to give the call to.
     pub fn is_front_end(&self) -> bool {
         matches!(self.status.as_u16(), 429 | 503) && !is_json(&self.body)
+    }
+
+    /// Google's front end names itself.
+    pub fn is_google(&self) -> bool {
+        let server = self.headers.get(http::header::SERVER);
+        server.is_some_and(|server| server == "Google Frontend")
     }
 
     /// vLLM finishes what it has and takes nothing new: nothing was generated.

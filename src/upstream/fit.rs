@@ -5,13 +5,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::models::Knowledge;
 use super::request::{Payload, Request};
 use super::target::Target;
-use super::{Client, Endpoint, Object, read_bounded};
+use super::{Endpoint, Object, read_bounded};
 
 const TOKENIZE_LIMIT: Duration = Duration::from_secs(10);
 /// The answer lists every token of the prompt.
@@ -62,21 +64,19 @@ pub fn context(request: &Request, known: &Knowledge) -> Option<u64> {
         return None;
     };
     let model = object.string("model");
-    let card = model.and_then(|model| known.card(&model));
-    card.or_else(|| known.only_model())?.max_model_len
+    let only = || known.only_model().map(|card| card.id.clone());
+    match model.filter(|id| known.card(id).is_some()).or_else(only) {
+        Some(id) => known.context(&id),
+        None => known.default_context,
+    }
 }
 
 /// Counts the prompt and lowers the asked output to what is left beside it.
-pub async fn lower(
-    client: &Client,
-    target: &Target,
-    request: &mut Request,
-    known: &Knowledge,
-) -> Fit {
+pub async fn lower(target: &Target, request: &mut Request, known: &Knowledge) -> Fit {
     let Some((limit, asked)) = asked_output(request) else {
         return Fit::Unknown;
     };
-    let Some(counted) = count(client, target, request).await else {
+    let Some(counted) = count(target, request).await else {
         return Fit::Unknown;
     };
     let Some(context) = counted.max_model_len.or_else(|| context(request, known)) else {
@@ -128,29 +128,22 @@ pub fn asked_output(request: &Request) -> Option<(&'static str, u64)> {
     Some((limit, object.present(limit)?.parse().ok()?))
 }
 
-async fn count(client: &Client, target: &Target, request: &Request) -> Option<Counted> {
+async fn count(target: &Target, request: &Request) -> Option<Counted> {
     let Payload::Json(object) = &request.payload else {
         return None;
     };
     let (route, members) = question(request.endpoint, object)?;
-    ask_count(client, target, route, object.only(members)).await
+    ask_count(target, route, object.only(members)).await
 }
 
 /// Puts a question to one of the counting routes.
-pub async fn ask_count(
-    client: &Client,
-    target: &Target,
-    route: Endpoint,
-    question: Bytes,
-) -> Option<Counted> {
-    let token = target.token().await.ok()?;
-    let asking = client
-        .http
-        .post(target.route(route.path()))
-        .headers(client.headers(token.as_ref()))
-        .header(http::header::CONTENT_TYPE, "application/json");
+pub async fn ask_count(target: &Target, route: Endpoint, question: Bytes) -> Option<Counted> {
+    let mut headers = target.credentials().await.ok()?.headers();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let url = target.route(route.path());
     let answer = timeout(TOKENIZE_LIMIT, async {
-        let answer = asking.body(question).send().await?;
+        let asking = target.client().post(url, headers, question);
+        let answer = asking.send().await?;
         let status = answer.status();
         Ok::<_, reqwest::Error>((status, read_bounded(answer, TOKENIZE_BYTES).await?))
     });

@@ -1,54 +1,30 @@
-//! One call on its way: a target is chosen, the request prepared for it and sent, and the answer's
-//! head judged. Waits for a target that is starting; sends nothing twice that may have begun.
+//! A call on its way to a server: who may take it is tried, the best first; what is not up is waited
+//! for, by all calls together; and nothing is sent twice that may have begun.
 
-use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
-use super::access;
-use super::failure::{self, Refusal, Rejected};
-use super::fit::{self, Fit};
-use super::length::TooLong;
-use super::models::{Knowledge, Silence, unknown_model};
-use super::options;
+use super::Upstreams;
+use super::alive::{LIFE_LIMIT, learn};
+use super::failure;
+use super::models::unknown_model;
 use super::progress::Progress;
 use super::request::Request;
-use super::target::{Busy, Target};
-use super::{Upstream, read_bounded};
+use super::routing::{Candidate, Rank};
+use super::send::{Answer, Failure};
+use super::state::State;
+use super::target::{Entry, Target};
+use super::trip::{Obstacle, Trip};
 use crate::error::{Code, Error};
-use crate::google::Fault;
 
-/// A plain call has its head only with its last token.
-const PLAIN_HEAD_LIMIT: Duration = Duration::from_hours(1);
-/// Error answers are read up to this size and time.
-const REFUSAL_BYTES: usize = 256 * 1024;
-const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
-/// Pause between attempts at a target that refuses connections.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_MOST: Duration = Duration::from_secs(1);
+/// A list that lacks what a call needs is asked anew when it is older than this.
+const LIST_AGE: Duration = Duration::from_secs(10);
+const LIST_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a call came back with.
-pub enum Answer {
-    /// A success, its body still to come.
-    Exchange(Exchange),
-    /// The upstream's own words, for the client to read.
-    Refusal(Refusal),
-}
-
-/// An answer whose head is here.
-pub struct Exchange {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: reqwest::Body,
-    pub target: Arc<Target>,
-    pub busy: Busy,
-}
-
-impl Upstream {
+impl Upstreams {
     /// Brings a call to a model server.
     ///
     /// # Errors
@@ -58,341 +34,211 @@ impl Upstream {
         mut request: Request,
         progress: &Progress,
     ) -> Result<Answer, Error> {
-        if let Some(served) = self.foreseen(request.model.as_deref()) {
+        if let Some(name) = request.model.as_deref()
+            && let Some(ids) = self.foreseen(name)
+        {
             // No server need be asked, nor woken, for what is refused anyway.
-            request.check_allowed(Some(served))?;
+            request.check_allowed(ids)?;
         }
-        let wakes = request.endpoint.wakes();
-        if !wakes && self.targets.iter().all(|target| target.may_sleep()) {
-            return Err(failure::asleep());
-        }
-        let mut pause = RETRY_FIRST;
-        let waiting_since = Instant::now();
+        let original = (self.targets.len() > 1).then(|| request.payload.clone());
+        let mut trip = Trip::new(self.limits.cold_start_wait, original);
         loop {
-            let mut may_wait = false;
-            let mut cause = None;
-            let mut not_here = None;
-            let mut no_token = None;
-            let targets = self.in_turn();
-            for target in targets.iter().filter(|one| wakes || !one.may_sleep()) {
-                progress.note(|passage| passage.target = Some(target.clone()));
-                let (why, may_be_starting) =
-                    match self.attempt(&mut request, target, progress).await {
-                        Ok(answer) => return Ok(answer),
-                        Err(Failure::Final(error)) if is_about_model(&error) => {
-                            not_here = Some(error);
-                            continue;
-                        }
-                        Err(Failure::Final(error)) => return Err(error),
-                        Err(Failure::NoToken(fault)) => {
-                            no_token = Some(access::no_token(fault));
-                            continue;
-                        }
-                        Err(Failure::NotSent {
-                            cause,
-                            may_be_starting,
-                        }) => (cause, may_be_starting),
-                    };
-                if may_be_starting {
-                    may_wait |= target.note_refusal(self.limits.cold_start_wait);
-                } else {
-                    target.note_unreachable();
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let ranks = self.routes(request.model.as_deref()).await?;
+            for mut rank in ranks {
+                self.sort(&mut rank, request.affinity);
+                let tried = self.try_each(&rank, &mut request, &mut trip, progress);
+                match tried.await? {
+                    Tried::Answered(answer) => return Ok(answer),
+                    Tried::Hopeful => break,
+                    Tried::InVain => {}
                 }
-                cause = why.or(cause);
             }
-            if !may_wait {
-                return Err(no_token
-                    .or(not_here)
-                    .unwrap_or_else(|| self.gave_up(waiting_since.elapsed(), cause)));
+            let waited = trip.wait(&self.room, changed).await?;
+            progress.note(|passage| passage.wait_ms = trip.waited_ms());
+            if !waited {
+                return Err(trip.give_up(self.ends_unreachable()));
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MOST);
-            let waited = u64::try_from(waiting_since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            progress.note(|passage| passage.wait_ms = waited);
         }
     }
 
-    /// Every target, in the order in which a call tries them: the least busy first, equals in turn.
-    fn in_turn(&self) -> Cow<'_, [Arc<Target>]> {
-        if let [_] = self.targets[..] {
-            return Cow::Borrowed(&self.targets);
+    /// Who may take a call of this model. A list that lacks it is asked again where that starts
+    /// nothing, for another program may have come up.
+    async fn routes(&self, model: Option<&str>) -> Result<Vec<Rank>, Error> {
+        let ranks = self.ranks(model);
+        if !ranks.is_empty() {
+            return Ok(ranks);
         }
-        let mut targets = self.targets.clone();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len().max(1);
-        targets.rotate_left(first);
-        targets.sort_by_cached_key(|target| (target.claim_turn(), target.in_flight()));
-        Cow::Owned(targets)
+        let warm = self.targets.iter().filter(|target| target.is_warm());
+        let asked = warm.map(|target| target.learn_older(LIST_LIMIT, LIST_AGE));
+        futures_util::future::join_all(asked).await;
+        let ranks = self.ranks(model);
+        if ranks.is_empty() {
+            return Err(unknown_model().param("model"));
+        }
+        Ok(ranks)
     }
 
-    async fn attempt(
+    /// Tries the targets of a rank in their order.
+    async fn try_each(
         &self,
+        rank: &Rank,
         request: &mut Request,
-        target: &Arc<Target>,
+        trip: &mut Trip,
         progress: &Progress,
-    ) -> Result<Answer, Failure> {
-        let knowledge = match target.learn(&self.client).await {
-            Ok(knowledge) => knowledge,
-            Err(Silence::Refused) => {
-                return Err(Failure::NotSent {
-                    cause: None,
-                    may_be_starting: true,
-                });
+    ) -> Result<Tried, Error> {
+        let mut is_hopeful = false;
+        for candidate in rank {
+            let target = &candidate.target;
+            // It has been waited for in vain, or one of its kind is being started already.
+            let is_over = target.state() == State::Down && trip.has_awaited(target);
+            let is_needless = is_hopeful && target.may_sleep() && !trip.has_turn(target);
+            if trip.is_spent(target) || is_over || is_needless {
+                continue;
             }
-            Err(Silence::Denied | Silence::Other) => target.knowledge(),
-        };
-        let knowledge = self.with_model(request, target, knowledge).await;
-        let served = self.resolve(request.model.as_deref(), &knowledge)?;
-        request.check_allowed(served.as_deref())?;
-        request.prepare(served.as_deref(), &knowledge);
-        request.write_cap(fit::context(request, &knowledge));
-        progress.note(|passage| passage.served_model = served);
-        self.send_fitting(request, target, &knowledge, progress)
-            .await
+            if !request.endpoint.wakes() && target.may_sleep() {
+                trip.rule_out(target, Obstacle::Asleep(failure::asleep()));
+                continue;
+            }
+            match self.visit(candidate, request, trip, progress).await? {
+                Tried::Answered(answer) => return Ok(Tried::Answered(answer)),
+                Tried::Hopeful => is_hopeful = true,
+                Tried::InVain => {}
+            }
+        }
+        Ok(Tried::hopeful_if(is_hopeful))
     }
 
-    /// Asks the list again when it lacks the model: a server may have come up anew with another.
-    async fn with_model(
+    /// Tries one target, if it has room for the call and it is the call's turn.
+    async fn visit(
         &self,
-        request: &Request,
-        target: &Target,
-        known: Arc<Knowledge>,
-    ) -> Arc<Knowledge> {
-        if self.resolve(request.model.as_deref(), &known).is_ok() {
-            return known;
-        }
-        target.learn_again(&self.client).await.unwrap_or(known)
-    }
-
-    /// The model id to send; `None` leaves the body as it is.
-    ///
-    /// # Errors
-    /// `model_not_found`, against a known list alone.
-    pub fn resolve(&self, model: Option<&str>, known: &Knowledge) -> Result<Option<String>, Error> {
-        let only = || known.only_model().map(|card| card.id.clone());
-        let Some(model) = model else {
-            return Ok(only());
-        };
-        if known.card(model).is_some() {
-            return Ok(Some(model.to_owned()));
-        }
-        let resolved = match self.aliases.get(model).map(String::as_str) {
-            Some("*") if known.models.is_none() => return Ok(Some(model.to_owned())),
-            Some("*") => only(),
-            Some(id) => (known.models.is_none() || known.card(id).is_some()).then(|| id.to_owned()),
-            None => known.models.is_none().then(|| model.to_owned()),
-        };
-        resolved
-            .map(Some)
-            .ok_or_else(|| unknown_model().param("model"))
-    }
-
-    /// The only model id that a name can lead to, where that depends on no server.
-    fn foreseen<'a>(&'a self, model: Option<&'a str>) -> Option<&'a str> {
-        let model = model?;
-        match self.aliases.get(model).map(String::as_str) {
-            Some("*") => None,
-            Some(id) => Some(id),
-            None => Some(model),
-        }
-    }
-
-    /// Sends the call with an output bound that fits the context, once more lowered if the
-    /// upstream refuses for that reason.
-    async fn send_fitting(
-        &self,
+        candidate: &Candidate,
         request: &mut Request,
-        target: &Arc<Target>,
-        known: &Knowledge,
+        trip: &mut Trip,
         progress: &Progress,
-    ) -> Result<Answer, Failure> {
-        let mut fit = Fit::Unknown;
-        if fit::may_exceed(request, known) {
-            fit = fit::lower(&self.client, target, request, known).await;
-        }
-        let first = match self.send_plainer(request, target, known, progress).await? {
-            Sent::Rejected(rejected) if rejected.too_long() == Some(TooLong::Together) => rejected,
-            sent => return sent.judge(request),
+    ) -> Result<Tried, Error> {
+        let target = &candidate.target;
+        let (began, was) = (Instant::now(), target.state());
+        let (busy, mut turn) = match target.enter(trip.take_turn(target), request.may_wake) {
+            Entry::Go(busy, turn) => (busy, turn),
+            Entry::Full => {
+                trip.wait_for_room(true);
+                return Ok(Tried::InVain);
+            }
+            Entry::Wait => {
+                trip.wait_for_start(target, target.patience(began));
+                let is_hopeful = was == State::Unknown || target.scales_to_zero();
+                return Ok(Tried::hopeful_if(is_hopeful));
+            }
+            Entry::Asleep => {
+                trip.rule_out(target, Obstacle::Asleep(failure::may_not_wake()));
+                return Ok(Tried::InVain);
+            }
         };
-        if fit != Fit::PromptTooLong {
-            fit = fit::lower(&self.client, target, request, known).await;
+        let is_start = turn.is_some() && target.scales_to_zero();
+        if is_start && was != State::Starting {
+            target.note_wake(&request.by);
         }
-        match fit {
-            Fit::Lowered => {}
-            Fit::Fits | Fit::Unknown if fit::drop_limit(request, known) => {}
-            // Not the prompt is too long: the upstream's own words say what is.
-            Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
-                return Ok(Answer::Refusal(first.refuse(request.endpoint.api())?));
-            }
-            Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
-                return Sent::Rejected(first).judge(request);
-            }
-        }
-        self.send(request, target, progress).await?.judge(request)
-    }
-
-    /// Sends the call, again without what the server refuses of it, which is remembered.
-    async fn send_plainer(
-        &self,
-        request: &mut Request,
-        target: &Arc<Target>,
-        known: &Knowledge,
-        progress: &Progress,
-    ) -> Result<Sent, Failure> {
-        target.refused().leave_out(request, known);
-        let mut left_out = Vec::new();
-        loop {
-            let sent = self.send(request, target, progress).await?;
-            let Sent::Rejected(rejected) = &sent else {
-                left_out
-                    .iter()
-                    .for_each(|extra| target.refused().note(*extra));
-                return Ok(sent);
-            };
-            match options::take_out_refused(request, rejected, known) {
-                Some(extra) => left_out.push(extra),
-                None => return Ok(sent),
-            }
-        }
-    }
-
-    /// One request on the wire.
-    async fn send(
-        &self,
-        request: &Request,
-        target: &Arc<Target>,
-        progress: &Progress,
-    ) -> Result<Sent, Failure> {
-        let token = target.token().await.map_err(Failure::NoToken)?;
-        let mut headers = request.headers.clone();
-        access::show(&mut headers, token.as_ref());
-        let url = target.route(request.endpoint.path());
-        let outgoing = self
-            .client
-            .http
-            .request(Method::POST, url)
-            .headers(headers)
-            .body(request.payload.to_bytes());
-        let busy = target.busy();
-        let head_limit = if request.stream {
-            self.limits.upstream_idle
-        } else {
-            PLAIN_HEAD_LIMIT
-        };
         progress.note(|passage| {
-            passage.attempts += 1;
-            passage.begun = true;
+            passage.target = Some(target.clone());
+            passage.woke |= is_start && was != State::Starting;
         });
-        let answer = match timeout(head_limit, outgoing.send()).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.is_connect() => {
-                progress.note(|passage| {
-                    passage.attempts -= 1;
-                    passage.begun = false;
-                });
-                let may_be_starting = failure::is_refused(&error);
-                return Err(Failure::NotSent {
-                    cause: Some(error),
-                    may_be_starting,
-                });
+        let tried = async {
+            let known = learn(target).await?;
+            if target.state() == State::Ready {
+                // Others need not wait for this call's end.
+                turn = None;
             }
-            Ok(Err(error)) => return Err(Failure::Final(failure::describe(error))),
-            Err(_) => return Err(Failure::Final(failure::no_head())),
+            if is_start || began.elapsed() >= LIFE_LIMIT {
+                // It was held until the server was up: that was its wait.
+                trip.note_held_up(began);
+            }
+            progress.note(|passage| passage.wait_ms = trip.waited_ms());
+            trip.restore(&mut request.payload);
+            self.attempt(request, candidate, (known, busy), progress)
+                .await
         };
-        target.note_answer();
-        if !answer.status().is_success() {
-            let advice = match (target.access(), answer.status().as_u16()) {
-                (Some(access), status @ (401 | 403)) => {
-                    Some(access.note_denial(status, token.as_ref()))
-                }
-                _ => None,
-            };
-            let rejected = reject(answer, advice).await;
-            let is_vllm = target.knowledge().is_vllm.unwrap_or(true);
-            let is_late = rejected.may_be_late(request, is_vllm);
-            progress.note(|passage| passage.begun = is_late);
-            return Ok(Sent::Rejected(rejected));
+        match tried.await {
+            Ok(answer) => return Ok(Tried::Answered(answer)),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(failure) => meet(failure, target, began, trip),
         }
-        let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
-        Ok(Sent::Exchange(Exchange {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-            target: target.clone(),
-            busy,
-        }))
+        if let Some(turn) = turn {
+            trip.keep_turn(target, turn);
+        }
+        let is_starting = target.state() == State::Starting;
+        if is_starting {
+            trip.wait_for_start(target, target.patience(began));
+        }
+        Ok(Tried::hopeful_if(is_starting && target.scales_to_zero()))
     }
 
-    fn gave_up(&self, waited: Duration, cause: Option<reqwest::Error>) -> Error {
-        if self.waits_end_unreachable || waited < self.limits.cold_start_wait / 2 {
-            let error = Error::new(
-                Code::UpstreamUnreachable,
-                "the model server cannot be reached; its operator should check that it runs and that VLLM_ENDPOINT is right",
-            );
-            return match cause {
-                Some(cause) => error.because(cause.without_url()),
-                None => error,
-            };
+    /// On a developer's machine nothing starts by itself: what does not come up cannot be reached.
+    fn ends_unreachable(&self) -> bool {
+        let is_plain = |target: &Arc<Target>| target.is_loopback() && !target.scales_to_zero();
+        !self.on_cloud_run && self.targets.iter().all(is_plain)
+    }
+}
+
+/// What came of trying a target, or a rank.
+enum Tried {
+    Answered(Answer),
+    /// It is worth to wait for one of them before others are tried.
+    Hopeful,
+    InVain,
+}
+
+impl Tried {
+    const fn hopeful_if(is_hopeful: bool) -> Self {
+        if is_hopeful {
+            Self::Hopeful
+        } else {
+            Self::InVain
         }
-        Error::new(
-            Code::UpstreamStarting,
-            "the model server is still starting; try again later",
-        )
-        .retry_after(Duration::from_secs(30))
+    }
+}
+
+/// What a failure says of the target, and of this call's chances there.
+fn meet(failure: Failure, target: &Arc<Target>, began: Instant, trip: &mut Trip) {
+    match failure {
+        Failure::Final(_) => {}
+        Failure::NotHere(error) => trip.rule_out(target, Obstacle::NotHere(error)),
+        Failure::NoToken(error) => trip.rule_out(target, Obstacle::NoToken(error)),
+        Failure::Overloaded(error) => trip.rule_out(target, Obstacle::Overloaded(error)),
+        Failure::Unreachable(cause) => {
+            target.note_unreachable();
+            trip.rule_out(target, Obstacle::Unreachable(cause));
+        }
+        Failure::Refused(cause) => {
+            target.note_refusal(began);
+            trip.note_cause(cause);
+            if target.state() == State::Down {
+                trip.rule_out(target, Obstacle::Unreachable(None));
+            }
+        }
+        Failure::HeldOff => {
+            target.note_held_off(began);
+            trip.note_held_off();
+            match target.state() {
+                State::Ready => trip.wait_for_room(false),
+                State::Down => trip.rule_out(target, Obstacle::Unreachable(None)),
+                State::Unknown | State::Starting | State::Cold => {}
+            }
+        }
+        Failure::Draining => {
+            target.note_ending();
+            trip.wait_for_room(false);
+        }
+        Failure::Silent => {
+            trip.note_held_off();
+            trip.rule_out(target, Obstacle::Unreachable(None));
+        }
     }
 }
 
 /// Another target may have the model, or one that the key may call.
-fn is_about_model(error: &Error) -> bool {
+pub(super) fn is_about_model(error: &Error) -> bool {
     matches!(error.code(), Code::ModelNotFound | Code::ModelNotAllowed)
-}
-
-/// Why one target brought no answer.
-enum Failure {
-    /// The client is told; no other target is tried.
-    Final(Error),
-    /// There is nothing to show to the target, which is private: nothing was sent.
-    NoToken(Fault),
-    /// The target could not be reached: nothing was sent.
-    NotSent {
-        cause: Option<reqwest::Error>,
-        /// A server that starts refuses connections; one without a name does not start.
-        may_be_starting: bool,
-    },
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Final(error)
-    }
-}
-
-/// What came back for a request.
-enum Sent {
-    Exchange(Exchange),
-    Rejected(Rejected),
-}
-
-impl Sent {
-    /// What the client gets of it.
-    fn judge(self, request: &Request) -> Result<Answer, Failure> {
-        Ok(match self {
-            Self::Exchange(exchange) => Answer::Exchange(exchange),
-            Self::Rejected(rejected) if rejected.too_long().is_some() => {
-                Answer::Refusal(rejected.into_context_refusal(request.endpoint.api()))
-            }
-            Self::Rejected(rejected) => Answer::Refusal(rejected.refuse(request.endpoint.api())?),
-        })
-    }
-}
-
-async fn reject(answer: reqwest::Response, advice: Option<String>) -> Rejected {
-    let status = answer.status();
-    let headers = answer.headers().clone();
-    let body = timeout(REFUSAL_LIMIT, read_bounded(answer, REFUSAL_BYTES)).await;
-    Rejected {
-        status,
-        headers,
-        body: body.ok().and_then(Result::ok).unwrap_or_default(),
-        advice,
-    }
 }

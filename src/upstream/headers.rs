@@ -2,18 +2,12 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::secret::Secret;
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The headers of the upstream request: what a model server needs and nothing that identifies the
 /// caller, steers the scheduler, or asks for compression.
-pub fn outgoing(
-    client: &HeaderMap,
-    request_id: &HeaderValue,
-    api_key: Option<&Secret<HeaderValue>>,
-) -> HeaderMap {
+pub fn outgoing(client: &HeaderMap, request_id: &HeaderValue) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     for name in [
         header::CONTENT_TYPE,
@@ -31,9 +25,6 @@ pub fn outgoing(
         }
     }
     headers.insert(REQUEST_ID, request_id.clone());
-    if let Some(key) = api_key {
-        headers.insert(header::AUTHORIZATION, key.expose().clone());
-    }
     headers
 }
 
@@ -114,22 +105,19 @@ mod tests {
                 HeaderValue::from_static("client"),
             );
         }
-        let key = Secret::new(HeaderValue::from_static("Bearer ours"));
-        let sent = outgoing(&client, &HeaderValue::from_static("id"), Some(&key));
+        let sent = outgoing(&client, &HeaderValue::from_static("id"));
         let mut names: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         let expected = [
             "accept",
             "anthropic-beta",
             "anthropic-version",
-            "authorization",
             "content-type",
             "traceparent",
             "user-agent",
             "x-request-id",
         ];
         assert_eq!(names, expected);
-        assert_eq!(sent["authorization"], "Bearer ours");
         assert_eq!(sent["x-request-id"], "id");
     }
 

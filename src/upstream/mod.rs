@@ -2,13 +2,20 @@
 //! nothing of who calls.
 
 mod access;
+mod affinity;
+mod alive;
+mod balance;
 mod bound;
+mod catalogue;
 mod chat;
+mod client;
+mod counters;
 mod endpoint;
 mod estimate;
 mod failure;
 mod fit;
 mod forward;
+mod group;
 mod headers;
 mod json;
 mod length;
@@ -18,73 +25,71 @@ mod options;
 mod progress;
 mod reason;
 mod request;
+mod routing;
+mod send;
 mod sse;
+mod state;
 mod stream;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod trip;
 mod verdict;
 
+pub use affinity::Affinity;
 pub use bound::{Bound, DECISIVE};
+pub use catalogue::Catalogue;
+pub use client::Client;
+pub use counters::{Comparison, Meter};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
-pub use forward::{Answer, Exchange};
 pub use headers::{clean_incoming, outgoing};
 pub use json::Capture;
 pub use models::{Knowledge, ModelCard, unknown_model};
 pub use object::Object;
 pub use progress::{Passage, Progress};
 pub use request::{Payload, Request};
+pub use send::{Answer, Exchange};
 pub use sse::{EVENT_BYTES, Splitter};
+pub use state::State;
 pub use stream::{Api, Stream};
-pub use target::{Busy, State, Target};
+pub use target::{Busy, Target, Wake};
 pub use tokens::Tokens;
 pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use http_body_util::BodyExt as _;
 use reqwest::Url;
+use tokio::sync::{Notify, Semaphore};
 
-use access::Access;
+use access::{Access, ApiKey};
+use balance::Balance;
+use client::read_bounded;
+use group::Group;
+use target::Setup;
 
-use crate::config::{Limits, UpstreamsConfig};
+use crate::config::{Limits, UpstreamConfig, UpstreamsConfig};
 use crate::google::{Fault, Google};
-use crate::secret::Secret;
 
-/// An upstream that closes idle connections does so after five seconds; a connection that is
-/// younger is never met while it closes.
-const POOL_IDLE: Duration = Duration::from_secs(4);
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long `GET /v1/models` of a client may wait for the list, and how old a list may get there.
-const LIST_LIMIT: Duration = Duration::from_millis(800);
-const LIST_AGE: Duration = Duration::from_secs(10);
+/// Calls that may wait for a target at once; each holds its body meanwhile.
+const ROOM: usize = 1000;
 
 /// All model servers of this gateway.
-pub struct Upstream {
-    client: Client,
+pub struct Upstreams {
+    groups: Vec<Group>,
     targets: Vec<Arc<Target>>,
-    /// Which target comes first among equals; counts up with each call.
-    turn: AtomicUsize,
+    balance: Balance,
+    /// Of all groups.
     aliases: BTreeMap<String, String>,
     limits: Limits,
-    /// A call that waits in vain for a server on this machine says that it cannot be reached; any
-    /// other is said to be starting.
-    waits_end_unreachable: bool,
-}
-
-/// The HTTP client towards upstreams, with the gateway's own credential.
-#[derive(Clone)]
-pub struct Client {
-    http: reqwest::Client,
-    api_key: Option<Secret<HeaderValue>>,
-    may_show_key: Arc<AtomicBool>,
+    /// Where calls wait for a target.
+    room: Arc<Semaphore>,
+    /// Told when calls that wait should look again.
+    changed: Arc<Notify>,
+    on_cloud_run: bool,
 }
 
 /// Whether a private target can be shown who the gateway is.
@@ -95,88 +100,76 @@ pub struct Proof {
     pub outcome: Result<Option<String>, Fault>,
 }
 
-impl Upstream {
-    /// Builds the client; asks nobody. The key of the configuration is sent only while
-    /// `may_show_key` is true.
+impl Upstreams {
+    /// Builds the client; asks nobody. The key of an upstream is sent only while the flag of the
+    /// same place in `may_show` is true.
     ///
     /// # Errors
-    /// When the key cannot be a header, or the system's certificates cannot be read.
+    /// When a key cannot be a header, or the system's certificates cannot be read.
     pub fn new(
         config: &UpstreamsConfig,
         limits: &Limits,
         google: &Arc<Google>,
         on_cloud_run: bool,
-        may_show_key: Arc<AtomicBool>,
+        may_show: &[Arc<AtomicBool>],
     ) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .pool_idle_timeout(POOL_IDLE)
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            .no_proxy()
-            .referer(false)
-            .build()?;
-        let aliases = config.aliases.clone();
-        let config = &config.upstreams[0];
-        let api_key = match &config.api_key {
-            Some(key) => {
-                let mut value =
-                    HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
-                        anyhow::anyhow!("VLLM_API_KEY holds a character that no header can carry")
-                    })?;
-                value.set_sensitive(true);
-                Some(Secret::new(value))
-            }
-            None => None,
-        };
-        let access = |base: &Url| Access::new(config.auth, base, google, on_cloud_run);
-        let targets = config
-            .urls
+        let changed = Arc::new(Notify::new());
+        let client = Client::new()?;
+        let mut groups = Vec::new();
+        for (index, upstream) in config.upstreams.iter().enumerate() {
+            let flag = may_show.get(index).cloned().unwrap_or_default();
+            let key = upstream.api_key.as_ref();
+            let api_key = key.map(|key| ApiKey::new(key, flag)).transpose()?;
+            let scales = |base: &Url| {
+                let told = upstream.scale_to_zero;
+                told.unwrap_or_else(|| access::is_cloud_run(base))
+            };
+            let setup = |base: &Url| Setup {
+                client: client.clone(),
+                api_key: api_key.clone(),
+                access: Access::new(upstream.auth, base, google, on_cloud_run),
+                scales_to_zero: scales(base),
+                max_concurrent: upstream.max_concurrent,
+                max_model_len: upstream.max_model_len,
+                idle: upstream.idle.unwrap_or(limits.upstream_idle),
+                start_limit: limits.cold_start_wait,
+                changed: changed.clone(),
+            };
+            groups.push(group(upstream, setup)?);
+        }
+        let targets = groups
             .iter()
-            .map(|url| Ok(Arc::new(Target::new(url.clone(), access)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let all_here = targets.iter().all(|target| target.is_loopback());
+            .flat_map(|group: &Group| group.targets.clone());
         Ok(Self {
-            client: Client {
-                http,
-                api_key,
-                may_show_key,
-            },
-            targets,
-            turn: AtomicUsize::new(0),
-            aliases,
+            targets: targets.collect(),
+            groups,
+            balance: Balance::default(),
+            aliases: config.aliases.clone(),
             limits: limits.clone(),
-            waits_end_unreachable: all_here && !on_cloud_run,
+            room: Arc::new(Semaphore::new(ROOM)),
+            changed,
+            on_cloud_run,
         })
     }
 
-    /// The gateway's own credential towards upstreams, if it may be sent.
-    #[must_use]
-    pub fn api_key(&self) -> Option<&Secret<HeaderValue>> {
-        self.client.api_key()
-    }
-
+    /// Every target of every group.
     #[must_use]
     pub fn targets(&self) -> &[Arc<Target>] {
         &self.targets
     }
 
-    #[must_use]
-    pub fn aliases(&self) -> &BTreeMap<String, String> {
-        &self.aliases
+    /// Every target with the name of its group.
+    pub fn named_targets(&self) -> impl Iterator<Item = (&str, &Arc<Target>)> {
+        self.groups.iter().flat_map(|group| {
+            let targets = group.targets.iter();
+            targets.map(|target| (group.name.as_str(), target))
+        })
     }
 
-    /// What is known of every target, asking those again that may be asked: nothing that scales
-    /// to zero, for the list is not worth a cold start.
-    pub async fn list(&self) -> Vec<Arc<Knowledge>> {
-        let asks = self.targets.iter().map(|target| async {
-            if target.scales_to_zero() {
-                return target.knowledge();
-            }
-            let asked = target.learn_older(&self.client, LIST_LIMIT, LIST_AGE).await;
-            asked.unwrap_or_else(|_| target.knowledge())
-        });
-        futures_util::future::join_all(asks).await
+    /// Calls that wait for a target.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        ROOM - self.room.available_permits()
     }
 
     /// Gets a token for each target that is shown one, and tells what came of it.
@@ -199,49 +192,17 @@ impl Upstream {
     }
 }
 
-impl Client {
-    fn api_key(&self) -> Option<&Secret<HeaderValue>> {
-        let may_show = self.may_show_key.load(Ordering::Relaxed);
-        self.api_key.as_ref().filter(|_| may_show)
-    }
-
-    /// The headers of our own questions.
-    fn headers(&self, token: Option<&HeaderValue>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        if let Some(key) = self.api_key() {
-            headers.insert(AUTHORIZATION, key.expose().clone());
-        }
-        access::show(&mut headers, token);
-        headers
-    }
-
-    /// A small GET; the body is read up to `limit_bytes`.
-    async fn get(
-        &self,
-        url: Url,
-        token: Option<&HeaderValue>,
-        limit_bytes: usize,
-    ) -> Result<(u16, Bytes), reqwest::Error> {
-        let request = self.http.get(url).headers(self.headers(token));
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        Ok((status, read_bounded(answer, limit_bytes).await?))
-    }
-}
-
-/// Reads a body up to a bound; what lies beyond is left.
-async fn read_bounded(
-    answer: reqwest::Response,
-    limit_bytes: usize,
-) -> Result<Bytes, reqwest::Error> {
-    let mut body = http::Response::<reqwest::Body>::from(answer).into_body();
-    let mut read = BytesMut::new();
-    while read.len() < limit_bytes
-        && let Some(frame) = body.frame().await
-    {
-        if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data[..data.len().min(limit_bytes - read.len())]);
-        }
-    }
-    Ok(read.freeze())
+fn group(upstream: &UpstreamConfig, setup: impl Fn(&Url) -> Setup) -> anyhow::Result<Group> {
+    let targets = upstream.urls.iter().map(|url| {
+        let target = Target::new(url.clone(), &setup)?;
+        Ok(Arc::new(target))
+    });
+    Ok(Group {
+        name: upstream.name.clone(),
+        targets: targets.collect::<anyhow::Result<Vec<_>>>()?,
+        models: upstream.models.clone(),
+        aliases: upstream.aliases.clone(),
+        max_model_len: upstream.max_model_len,
+        fallback: upstream.fallback.clone(),
+    })
 }

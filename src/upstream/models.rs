@@ -1,9 +1,10 @@
 //! What an upstream is known to serve, learnt from its `/v1/models` and `/version`.
 
+use http::StatusCode;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
-use super::Client;
+use super::failure::{Rejected, is_refused};
 use super::target::Target;
 use crate::error::{Code, Error};
 
@@ -29,6 +30,8 @@ pub struct Knowledge {
     pub is_vllm: Option<bool>,
     /// When the upstream was asked last.
     pub asked_at: Option<Instant>,
+    /// Context in tokens of the models that do not tell their own, as configured.
+    pub default_context: Option<u64>,
 }
 
 impl Knowledge {
@@ -45,13 +48,23 @@ impl Knowledge {
     #[must_use]
     pub fn longest_context(&self) -> Option<u64> {
         let mut longest = None;
-        for card in self.models.as_deref()? {
-            longest = longest.max(Some(card.max_model_len?));
+        let Some(models) = self.models.as_deref() else {
+            return self.default_context;
+        };
+        for card in models {
+            longest = longest.max(Some(card.max_model_len.or(self.default_context)?));
         }
         longest
     }
 
-    /// A model by its id; Ollama lists those without a tag as `:latest`.
+    /// The context of a model by its id, as far as it is known.
+    #[must_use]
+    pub fn context(&self, id: &str) -> Option<u64> {
+        let told = self.card(id).and_then(|card| card.max_model_len);
+        told.or(self.default_context)
+    }
+
+    /// A model by its id.
     #[must_use]
     pub fn card(&self, id: &str) -> Option<&ModelCard> {
         let models = self.models.as_deref()?;
@@ -64,46 +77,54 @@ impl Knowledge {
 pub enum Silence {
     /// It does not listen.
     Refused,
+    /// There is no way to it: no such name, no trust.
+    Unreachable(reqwest::Error),
+    /// What stands before it has nowhere to send a call, or it is loading.
+    HeldOff,
     /// It does not know us: there is no token to show, or our credentials are refused.
     Denied,
     /// It answered something else, or nothing in time.
     Other,
 }
 
-/// Asks the list and the version, until the deadline.
-pub async fn ask(
-    client: &Client,
-    target: &Target,
-    deadline: Instant,
-) -> Result<Knowledge, Silence> {
-    let Ok(Ok(token)) = timeout_at(deadline, target.token()).await else {
+/// Asks the list, and where that is answered the version, until the deadline: of a server that
+/// sleeps this is the one request that starts it.
+pub async fn ask(target: &Target, deadline: Instant) -> Result<Knowledge, Silence> {
+    let Ok(Ok(credentials)) = timeout_at(deadline, target.credentials()).await else {
         return Err(Silence::Denied);
     };
-    let get = |path| client.get(target.route(path), token.as_ref(), ANSWER_BYTES);
-    let (list, version) = tokio::join!(
-        timeout_at(deadline, get("/v1/models")),
-        timeout_at(deadline, get("/version")),
-    );
-    let is_vllm = match &version {
-        Ok(Ok((200, body))) => Some(is_vllm_version(body)),
-        Ok(Ok((404 | 405 | 501, _))) => Some(false),
+    let headers = credentials.headers();
+    let get = |path| {
+        let asked = (target.client()).get(target.route(path), headers.clone(), ANSWER_BYTES);
+        timeout_at(deadline, asked)
+    };
+    let (status, list) = match get("/v1/models").await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if is_refused(&error) => return Err(Silence::Refused),
+        Ok(Err(error)) if error.is_connect() => return Err(Silence::Unreachable(error)),
+        Ok(Err(_)) | Err(_) => return Err(Silence::Other),
+    };
+    let answer = Rejected::new(status, list);
+    if target.is_held_off_by(&answer) {
+        return Err(Silence::HeldOff);
+    }
+    target.note_answer();
+    if matches!(status.as_u16(), 401 | 403) {
+        return Err(Silence::Denied);
+    }
+    let is_vllm = match get("/version").await {
+        Ok(Ok((StatusCode::OK, body))) => Some(is_vllm_version(&body)),
+        Ok(Ok((status, _))) if matches!(status.as_u16(), 404 | 405 | 501) => Some(false),
         _ => None,
     };
-    match list {
-        Ok(Ok((200, body))) => Ok(Knowledge {
-            models: read_list(&body),
-            is_vllm,
-            asked_at: Some(Instant::now()),
-        }),
-        Ok(Err(error)) if super::failure::is_refused(&error) => Err(Silence::Refused),
-        Ok(Ok((401 | 403, _))) => Err(Silence::Denied),
-        Ok(Ok(_)) => Ok(Knowledge {
-            models: None,
-            is_vllm,
-            asked_at: Some(Instant::now()),
-        }),
-        _ => Err(Silence::Other),
-    }
+    Ok(Knowledge {
+        models: (status == StatusCode::OK)
+            .then(|| read_list(&answer.body))
+            .flatten(),
+        is_vllm,
+        asked_at: Some(Instant::now()),
+        default_context: None,
+    })
 }
 
 /// No upstream serves the model, and no alias leads to one.

@@ -11,12 +11,14 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A JSON object whose values are slices of the text it was read from.
+#[derive(Clone)]
 pub struct Object {
     text: Bytes,
     members: Vec<(String, Value)>,
     edited: bool,
 }
 
+#[derive(Clone)]
 enum Value {
     At(Range<usize>),
     Set(String),

@@ -1,11 +1,13 @@
 //! A call as it goes upstream: its body, and what every body needs written into it. Knows no target.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::models::Knowledge;
-use super::{Asked, Endpoint, Object, estimate};
+use super::{Affinity, Asked, Endpoint, Object, estimate};
 use crate::error::{Code, Error};
 
 /// What is to be sent upstream, and what the caller needs to know of it.
@@ -19,13 +21,20 @@ pub struct Request {
     pub allowed: Option<Vec<String>>,
     pub stream: bool,
     pub asked: Asked,
+    /// The conversation that it belongs to.
+    pub affinity: Option<Affinity>,
     /// The most output of each sequence that was granted; `None` for all.
     pub cap: Option<u64>,
+    /// Whether a server that sleeps may be started for it.
+    pub may_wake: bool,
+    /// The name of the key or user that calls, for the log.
+    pub by: Arc<str>,
     /// Stands for the body's bytes among all that are held; goes with them.
     pub held: OwnedSemaphorePermit,
 }
 
 /// The body of a call.
+#[derive(Clone)]
 pub enum Payload {
     Json(Object),
     /// A form with a file: passed on as it is.
@@ -37,7 +46,10 @@ impl Request {
     ///
     /// # Errors
     /// `model_not_allowed`.
-    pub(super) fn check_allowed(&self, served: Option<&str>) -> Result<(), Error> {
+    pub(super) fn check_allowed<'a>(
+        &'a self,
+        served: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Error> {
         let Some(allowed) = &self.allowed else {
             return Ok(());
         };

@@ -1,63 +1,42 @@
-//! One model server: what is known of it, how it stands, how busy it is.
+//! One model server: what is known of it, how it stands, how busy it is. Every question of ours that
+//! goes there starts here; calls of clients are sent by `forward`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod asking;
+mod notes;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::HeaderValue;
 use reqwest::Url;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
-use super::Client;
-use super::access::{self, Access};
+use super::access::{Access, ApiKey, Credentials};
 use super::bound::Lessons;
-use super::models::{Knowledge, Silence, ask};
+use super::client::Client;
+use super::counters::Meter;
+use super::failure::Rejected;
+use super::models::Knowledge;
 use super::options::Refused;
+use super::state::{Standing, State};
 use crate::google::Fault;
 
-/// How long the list and the version may take before a call goes on without them.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
-/// A list that lacks what a call needs is asked anew at most this often.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-
-/// A target that could not be reached is tried again by one call after this time, while others take
-/// the rest.
-const AVOIDED: Duration = Duration::from_secs(10);
-
-/// Whether a call should go to a target before it goes to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
-    /// It could not be reached a while ago, and this call finds out whether it can now.
-    Retry,
-    Usual,
-    /// It could not be reached a moment ago.
-    Last,
-}
-
-/// How a target stands, learnt from the calls themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Nothing was tried yet.
-    Unknown,
-    /// It refuses connections since then; calls wait for it.
-    Starting(Instant),
-    Ready,
-    /// It refused connections for longer than calls wait; each call tries once.
-    Down,
-}
-
-impl State {
-    /// The word shown in `/ready` and `/admin/status`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Starting(_) => "starting",
-            Self::Ready => "ready",
-            Self::Down => "down",
-        }
-    }
+/// What the configuration says of a target.
+pub(super) struct Setup {
+    pub client: Client,
+    pub api_key: Option<ApiKey>,
+    pub access: Option<Access>,
+    pub scales_to_zero: bool,
+    pub max_concurrent: Option<usize>,
+    pub max_model_len: Option<u64>,
+    /// Silence in a stream, after which it is given up.
+    pub idle: Duration,
+    /// How long calls wait for it to come up.
+    pub start_limit: Duration,
+    /// Told when calls that wait should look again.
+    pub changed: Arc<Notify>,
 }
 
 /// A model server behind one base URL.
@@ -65,50 +44,105 @@ pub struct Target {
     /// As configured, for people.
     url: String,
     base: Url,
-    access: Option<Access>,
-    state: Mutex<State>,
-    /// When it could not be reached, or when that was last put to the test.
-    unreached: Mutex<Option<Instant>>,
+    setup: Setup,
+    standing: Mutex<Standing>,
     knowledge: Mutex<Arc<Knowledge>>,
     /// Held while the target is asked, so that it is asked once however many wait. When it last
-    /// refused to be asked.
+    /// told nothing.
     asking: tokio::sync::Mutex<Option<Instant>>,
+    /// The one place of who finds out whether it is up.
+    turn: Arc<Semaphore>,
+    health: tokio::sync::Mutex<Option<(Instant, bool)>>,
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
+    meter: Meter,
     refused: Refused,
     in_flight: AtomicUsize,
+    wakes: AtomicU64,
+    last_wake: Mutex<Option<Wake>>,
+}
+
+/// Who started a target that slept.
+#[derive(Clone, Debug)]
+pub struct Wake {
+    pub at: SystemTime,
+    /// The name of the key or user.
+    pub by: Arc<str>,
 }
 
 /// Counts a call as in flight until it is dropped.
-pub struct Busy(Arc<Target>);
+pub struct Busy {
+    target: Arc<Target>,
+    has_answer: bool,
+}
+
+impl Busy {
+    /// The target has begun to answer the call.
+    pub(super) fn answered(&mut self) {
+        self.has_answer = true;
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let target = &self.target;
+        let now = Instant::now();
+        {
+            let mut standing = lock(&target.standing);
+            standing.used(now);
+            if self.has_answer && standing.state(now, true) == State::Ready {
+                standing.answered(now);
+            }
+        }
+        target.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if target.setup.max_concurrent.is_some() {
+            target.setup.changed.notify_waiters();
+        }
     }
+}
+
+/// The place of the one call that finds out whether a target is up.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+/// What a target has for a call that comes.
+pub(super) enum Entry {
+    /// It takes the call. The turn is for one that is not ready.
+    Go(Busy, Option<Turn>),
+    /// Another call finds out whether it is up.
+    Wait,
+    /// It has as many calls as it may have.
+    Full,
+    /// It would have to be started, which the caller may not.
+    Asleep,
 }
 
 impl Target {
     /// # Errors
     /// When the base URL is none.
-    pub(super) fn new(
-        url: String,
-        access: impl FnOnce(&Url) -> Option<Access>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(url: String, setup: impl FnOnce(&Url) -> Setup) -> anyhow::Result<Self> {
         let base = Url::parse(&url)?;
+        let setup = setup(&base);
+        let knowledge = Knowledge {
+            default_context: setup.max_model_len,
+            ..Knowledge::default()
+        };
         Ok(Self {
             url,
-            access: access(&base),
             base,
-            state: Mutex::new(State::Unknown),
-            unreached: Mutex::default(),
-            knowledge: Mutex::default(),
+            standing: Mutex::new(Standing::new(setup.scales_to_zero, setup.start_limit)),
+            knowledge: Mutex::new(Arc::new(knowledge)),
+            setup,
             asking: tokio::sync::Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            health: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
+            meter: Meter::default(),
             refused: Refused::default(),
             in_flight: AtomicUsize::new(0),
+            wakes: AtomicU64::new(0),
+            last_wake: Mutex::default(),
         })
     }
 
@@ -135,27 +169,39 @@ impl Target {
         bare == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// Cloud Run services start on a request; asking one for its list would start a GPU.
+    /// It starts on a request, and sleeps without; asking it for its list would start a GPU.
     pub(super) fn scales_to_zero(&self) -> bool {
-        access::is_cloud_run(&self.base)
+        self.setup.scales_to_zero
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.setup.client
     }
 
     /// What it asks of those who call, if it is private.
     pub(super) fn access(&self) -> Option<&Access> {
-        self.access.as_ref()
+        self.setup.access.as_ref()
     }
 
-    /// The token to send; `None` where nothing is.
-    pub(super) async fn token(&self) -> Result<Option<HeaderValue>, Fault> {
-        match &self.access {
-            Some(access) => access.header().await,
-            None => Ok(None),
-        }
+    /// What to show to it.
+    pub(super) async fn credentials(&self) -> Result<Credentials, Fault> {
+        let token = match &self.setup.access {
+            Some(access) => access.header().await?,
+            None => None,
+        };
+        let key = self.setup.api_key.as_ref().and_then(ApiKey::shown);
+        Ok(Credentials { key, token })
+    }
+
+    /// Silence in a stream, after which it is given up.
+    #[must_use]
+    pub fn idle_limit(&self) -> Duration {
+        self.setup.idle
     }
 
     #[must_use]
     pub fn state(&self) -> State {
-        *lock(&self.state)
+        lock(&self.standing).state(Instant::now(), self.in_flight() > 0)
     }
 
     #[must_use]
@@ -168,18 +214,58 @@ impl Target {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+    /// It has as many calls as it may have.
+    pub(super) fn is_full(&self) -> bool {
+        let most = self.setup.max_concurrent;
+        most.is_some_and(|most| self.in_flight() >= most)
     }
 
-    /// Asking it something starts nothing, and it is likely to answer.
+    /// How often calls have started it.
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        self.wakes.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn last_wake(&self) -> Option<Wake> {
+        lock(&self.last_wake).clone()
+    }
+
+    /// How long it takes to come up, as measured.
+    #[must_use]
+    pub fn learnt_start(&self) -> Option<Duration> {
+        lock(&self.standing).learnt_start()
+    }
+
+    /// What it shows while it does not answer is a start, not just a closed port.
+    pub(super) fn is_held_off(&self) -> bool {
+        lock(&self.standing).is_held_off()
+    }
+
+    /// Asking it something keeps nothing awake that might sleep, and it is likely to answer.
     pub(super) fn is_warm(&self) -> bool {
         match self.state() {
-            State::Ready => true,
+            State::Ready => !self.scales_to_zero() || self.is_in_use(),
             State::Unknown => !self.scales_to_zero(),
-            State::Starting(_) | State::Down => false,
+            State::Starting | State::Cold | State::Down => false,
         }
+    }
+
+    /// Model calls keep it awake already.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_flight() > 0 || lock(&self.standing).is_in_use(Instant::now())
+    }
+
+    /// But for one call nothing has gone on there for so long.
+    pub(super) fn is_quiet_for(&self, time: Duration) -> bool {
+        self.in_flight() <= 1 && lock(&self.standing).is_quiet_for(time, Instant::now())
+    }
+
+    /// Whether an answer is none of its own, or says that it is loading. Of a server that is known
+    /// to be up and stays up, a page in between is no sign of a start.
+    pub(super) fn is_held_off_by(&self, answer: &Rejected) -> bool {
+        let may_start = self.scales_to_zero() || self.state() != State::Ready;
+        answer.is_loading() || (answer.is_front_end() && (may_start || answer.is_google()))
     }
 
     /// It may have to be started for a call.
@@ -187,9 +273,61 @@ impl Target {
         self.scales_to_zero() && self.state() != State::Ready
     }
 
+    /// A call is finding out whether it is up.
+    pub(super) fn is_tried(&self) -> bool {
+        self.turn.available_permits() == 0
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        lock(&self.standing).is_failing(Instant::now())
+    }
+
+    pub(super) fn claim_retry(&self) -> bool {
+        lock(&self.standing).claim_retry(Instant::now())
+    }
+
+    /// A call comes. `turn` is what it has of an earlier try; `wakes` if it may start what sleeps.
+    pub(super) fn enter(self: &Arc<Self>, turn: Option<Turn>, wakes: bool) -> Entry {
+        let turn = match self.state() {
+            State::Ready => None,
+            State::Down if wakes || !self.scales_to_zero() => None,
+            State::Down => return Entry::Asleep,
+            State::Unknown | State::Starting | State::Cold => {
+                let place = turn.or_else(|| self.turn.clone().try_acquire_owned().ok());
+                let Some(place) = place else {
+                    return Entry::Wait;
+                };
+                if self.scales_to_zero() && !wakes {
+                    return Entry::Asleep;
+                }
+                Some(place)
+            }
+        };
+        let most = self.setup.max_concurrent.unwrap_or(usize::MAX);
+        let entered =
+            (self.in_flight).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |calls| {
+                (calls < most).then_some(calls + 1)
+            });
+        if entered.is_err() {
+            return Entry::Full;
+        }
+        lock(&self.standing).used(Instant::now());
+        let busy = Busy {
+            target: self.clone(),
+            has_answer: false,
+        };
+        Entry::Go(busy, turn)
+    }
+
     /// What was learnt of the models' templates.
     pub(super) fn lessons(&self) -> &Lessons {
         &self.lessons
+    }
+
+    /// What its calls came to.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Which members of a call it was found to refuse.
@@ -199,153 +337,6 @@ impl Target {
 
     pub fn fingerprint(&self) -> Option<Bytes> {
         lock(&self.fingerprint).clone()
-    }
-
-    /// Remembers what a stream showed.
-    pub fn note_fingerprint(&self, value: &Bytes) {
-        let mut known = lock(&self.fingerprint);
-        if known.as_ref() != Some(value) {
-            // A copy: the slice would keep its whole network buffer alive.
-            *known = Some(Bytes::copy_from_slice(value));
-        }
-    }
-
-    /// When a call's turn comes to try this target. One call alone gets the retry.
-    pub(super) fn claim_turn(&self) -> Turn {
-        let mut unreached = lock(&self.unreached);
-        match *unreached {
-            None => Turn::Usual,
-            Some(at) if at.elapsed() < AVOIDED => Turn::Last,
-            Some(_) => {
-                *unreached = Some(Instant::now());
-                Turn::Retry
-            }
-        }
-    }
-
-    /// It cannot be reached, and waiting does not help: no such name, no trust.
-    pub(super) fn note_unreachable(&self) {
-        *lock(&self.unreached) = Some(Instant::now());
-    }
-
-    /// It answered something.
-    pub(super) fn note_answer(&self) {
-        *lock(&self.unreached) = None;
-        let mut state = lock(&self.state);
-        if *state != State::Ready {
-            tracing::info!(
-                upstream = self.url,
-                was = state.as_str(),
-                "upstream answers"
-            );
-            *state = State::Ready;
-        }
-    }
-
-    /// It refused a connection. Tells whether the call may wait for it.
-    pub(super) fn note_refusal(&self, limit: Duration) -> bool {
-        self.note_unreachable();
-        let mut state = lock(&self.state);
-        let since = match *state {
-            State::Down => return false,
-            State::Starting(since) => since,
-            State::Unknown | State::Ready => {
-                tracing::warn!(
-                    upstream = self.url,
-                    "upstream refuses connections; calls wait for it"
-                );
-                let now = Instant::now();
-                *state = State::Starting(now);
-                // Another program may come up in its place: it is asked again, and until it
-                // answers the old list is the last known one.
-                let mut knowledge = lock(&self.knowledge);
-                Arc::make_mut(&mut knowledge).asked_at = None;
-                self.lessons.forget();
-                self.refused.forget();
-                now
-            }
-        };
-        if since.elapsed() < limit {
-            return true;
-        }
-        tracing::error!(
-            upstream = self.url,
-            waited_s = limit.as_secs(),
-            "upstream does not come up"
-        );
-        *state = State::Down;
-        false
-    }
-
-    /// Asks what the target serves, unless that is known; one asks, the others wait for it.
-    pub(super) async fn learn(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_if(client, ASK_LIMIT, |known| known.asked_at.is_none())
-            .await
-    }
-
-    /// Asks again for a model that the known list lacks.
-    pub(super) async fn learn_again(&self, client: &Client) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_older(client, ASK_LIMIT, ASK_AGAIN).await
-    }
-
-    /// Asks again what is older than `age`, waiting at most `limit`.
-    pub(super) async fn learn_older(
-        &self,
-        client: &Client,
-        limit: Duration,
-        age: Duration,
-    ) -> Result<Arc<Knowledge>, Silence> {
-        self.learn_if(client, limit, |known| {
-            known.asked_at.is_none_or(|at| at.elapsed() >= age)
-        })
-        .await
-    }
-
-    /// Takes `limit` at most, the wait for others that ask included.
-    async fn learn_if(
-        &self,
-        client: &Client,
-        limit: Duration,
-        wanted: impl Fn(&Knowledge) -> bool,
-    ) -> Result<Arc<Knowledge>, Silence> {
-        let known = self.knowledge();
-        if !wanted(&known) {
-            return Ok(known);
-        }
-        let began = Instant::now();
-        let deadline = began + limit;
-        let Ok(mut refused_at) = timeout_at(deadline, self.asking.lock()).await else {
-            return Ok(self.knowledge());
-        };
-        let known = self.knowledge();
-        if !wanted(&known) {
-            return Ok(known);
-        }
-        if refused_at.is_some_and(|at| at >= began) {
-            // Who asked meanwhile found out for all that wait.
-            return Err(Silence::Refused);
-        }
-        let learnt = match ask(client, self, deadline).await {
-            Ok(learnt) => learnt,
-            Err(Silence::Refused) => {
-                *refused_at = Some(Instant::now());
-                return Err(Silence::Refused);
-            }
-            // Nothing was learnt of it: the next call asks.
-            Err(Silence::Denied) => return Err(Silence::Denied),
-            // It listens but does not tell: calls go on without, and do not ask each time.
-            Err(Silence::Other) => Knowledge {
-                asked_at: Some(Instant::now()),
-                ..(*known).clone()
-            },
-        };
-        let merged = Arc::new(Knowledge {
-            models: learnt.models.or_else(|| known.models.clone()),
-            is_vllm: learnt.is_vllm.or(known.is_vllm),
-            asked_at: learnt.asked_at,
-        });
-        *lock(&self.knowledge) = merged.clone();
-        Ok(merged)
     }
 }
 
@@ -359,7 +350,18 @@ mod tests {
     use super::*;
 
     fn target(url: &str) -> Target {
-        Target::new(url.to_owned(), |_| None).expect("a base URL")
+        let setup = |base: &Url| Setup {
+            client: Client::new().expect("a client"),
+            api_key: None,
+            access: None,
+            scales_to_zero: crate::upstream::access::is_cloud_run(base),
+            max_concurrent: None,
+            max_model_len: None,
+            idle: Duration::from_secs(1),
+            start_limit: Duration::from_secs(1),
+            changed: Arc::default(),
+        };
+        Target::new(url.to_owned(), setup).expect("a base URL")
     }
 
     #[test]
@@ -390,16 +392,5 @@ mod tests {
         for url in ["http://m.run.app", "https://run.app.example", "https://h"] {
             assert!(!target(url).scales_to_zero(), "{url}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_call_alone_tries_again_what_could_not_be_reached() {
-        let target = target("http://h");
-        assert_eq!(target.claim_turn(), Turn::Usual);
-        target.note_unreachable();
-        assert_eq!(target.claim_turn(), Turn::Last);
-        tokio::time::advance(AVOIDED).await;
-        assert_eq!(target.claim_turn(), Turn::Retry);
-        assert_eq!(target.claim_turn(), Turn::Last);
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tollgate::config::{GoogleConfig, Limits, UpstreamConfig, UpstreamsConfig};
 use tollgate::google::Google;
 use tollgate::upstream::{
-    Answer, Asked, Bound, Endpoint, Object, Payload, Progress, Request, Upstream,
+    Answer, Asked, Bound, Endpoint, Object, Payload, Progress, Request, Upstreams,
 };
 
 use super::fakes::engine::Engine;
@@ -189,7 +189,7 @@ impl Tried {
 /// An engine and the part of the gateway that goes before it.
 struct Bench {
     engine: Engine,
-    upstream: Upstream,
+    upstream: Upstreams,
     /// Its counts are right at once.
     is_prompt: bool,
 }
@@ -281,12 +281,15 @@ fn request(body: &Body) -> Option<Request> {
         allowed: None,
         stream,
         asked: Asked::default(),
+        affinity: None,
         cap: None,
+        may_wake: true,
+        by: "test".into(),
         held,
     })
 }
 
-fn upstream(url: &str) -> Upstream {
+fn upstream(url: &str) -> Upstreams {
     let second = Duration::from_secs(1);
     let limits = Limits {
         body_bytes: 1 << 20,
@@ -302,6 +305,6 @@ fn upstream(url: &str) -> Upstream {
         aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
     };
     let google = Google::new(&GoogleConfig::default());
-    let upstream = Upstream::new(&config, &limits, &google.into(), false, Arc::default());
+    let upstream = Upstreams::new(&config, &limits, &google.into(), false, &[]);
     upstream.expect("an upstream")
 }

@@ -2,6 +2,7 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod affinity;
 mod answers;
 mod bad_input;
 mod bad_wire;
@@ -13,7 +14,9 @@ mod check;
 mod cloud;
 mod codes;
 mod counts;
+mod crowd;
 mod cuts;
+mod doctor;
 mod end;
 mod expect;
 mod fakes;
@@ -27,6 +30,7 @@ mod gcloud_secrets;
 mod golden;
 mod hangups;
 mod harness;
+mod idle;
 mod instance;
 mod key_limits;
 mod keys_secret;
@@ -36,17 +40,22 @@ mod makes;
 mod metering;
 mod models;
 mod noise;
+mod opencode_config;
 mod paths;
 mod privacy;
 mod private_upstream;
 mod raw;
+mod rolling;
 mod routes;
 mod rows;
 mod secret;
 mod smoke;
 mod starting;
+mod states;
 mod store;
 mod tidy;
+mod unaccounted;
+mod upstreams_file;
 mod usage;
 mod usage_bigquery;
 mod users;

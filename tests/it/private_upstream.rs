@@ -1,14 +1,14 @@
 //! A private model server on Cloud Run: only those who show an ID token for its address come in. The
 //! gateway has the token from the metadata server.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tollgate::config::{GoogleConfig, Limits, UpstreamConfig, UpstreamsConfig};
 use tollgate::google::Google;
-use tollgate::upstream::Upstream;
+use tollgate::upstream::Upstreams;
 
 use super::calls::{chat, row_of, with};
 use super::expect::refusal;
@@ -185,7 +185,7 @@ async fn a_cloud_run_service_is_shown_a_token_for_its_origin() {
         upstreams: vec![UpstreamConfig::at(urls.map(str::to_owned).to_vec())],
         aliases: std::collections::BTreeMap::new(),
     };
-    let upstream = Upstream::new(&config, &limits, &google.into(), false, Arc::default());
+    let upstream = Upstreams::new(&config, &limits, &google.into(), false, &[]);
     let proofs = upstream.expect("an upstream").prove_identity().await;
     let [proof] = &proofs[..] else {
         panic!("{} proofs", proofs.len())

@@ -98,6 +98,7 @@ fn row(id: &str, key: Option<&str>, tokens: i64) -> Value {
         "counted_by": "engine", "attempts": 1, "wait_ms": 0, "first_byte_ms": 5, "duration_ms": 1000,
         "request_bytes": 10, "response_bytes": 20, "client": null, "service": "", "revision": "",
         "instance_id": "i", "region": "", "labels": [{"key": "team", "value": "ml"}],
+        "woke": null,
     })
 }
 
@@ -116,7 +117,7 @@ fn made_rows() -> Vec<Value> {
         json!({"status": 502, "outcome": "upstream_error", "error_code": "upstream_error"});
     let left = json!({"status": 499, "outcome": "client_abort"});
     let rows = vec![
-        row("a", Some("ci"), 5),
+        with(row("a", Some("ci"), 5), &json!({"woke": true})),
         with(row("b", Some("ci"), 7), &failed),
         with(row("c", Some("=cmd()"), 100), &left),
         with(row("d", None, 1), &user),
@@ -152,25 +153,25 @@ async fn a_call_is_counted_once_by_whatever_it_is_added_up() {
     assert_eq!(
         by("key").await,
         [
-            "'=cmd(),1,10,4,100,110,0",
-            "ci,2,20,8,12,32,1",
-            ",1,10,4,1,11,0"
+            "'=cmd(),1,10,4,100,110,0,0",
+            "ci,2,20,8,12,32,1,1",
+            ",1,10,4,1,11,0,0"
         ]
     );
     assert_eq!(
         by("user").await,
-        [",3,30,12,112,142,1", "ada,1,10,4,1,11,0"]
+        [",3,30,12,112,142,1,1", "ada,1,10,4,1,11,0,0"]
     );
     assert_eq!(
         by("model").await,
-        ["small,3,30,12,112,142,1", "m,1,10,4,1,11,0"]
+        ["small,3,30,12,112,142,1,1", "m,1,10,4,1,11,0,0"]
     );
     assert_eq!(
         by("label:team").await,
-        ["ml,3,30,12,112,142,1", ",1,10,4,1,11,0"]
+        ["ml,3,30,12,112,142,1,1", ",1,10,4,1,11,0,0"]
     );
-    assert_eq!(by("label:x' OR 1=1 --").await, [",4,40,16,113,153,1"]);
-    assert_eq!(by("day").await, [format!("{day},4,40,16,113,153,1")]);
+    assert_eq!(by("label:x' OR 1=1 --").await, [",4,40,16,113,153,1,1"]);
+    assert_eq!(by("day").await, [format!("{day},4,40,16,113,153,1,1")]);
 
     for call in server.calls_of(Operation::Query) {
         let query = call.body["query"].as_str().expect("a query");
@@ -190,7 +191,7 @@ async fn a_report_begins_where_it_is_told_to() {
     assert_eq!(
         since[0],
         json!({"key": "ci", "requests": 3, "prompt_tokens": 30, "cached_tokens": 12,
-        "completion_tokens": 1012, "total_tokens": 1042, "errors": 1})
+        "completion_tokens": 1012, "total_tokens": 1042, "errors": 1, "wakes": 1})
     );
     let table = printed(&report(&server, &[]).await);
     assert!(
@@ -249,7 +250,7 @@ async fn what_an_old_table_lacks_counts_as_nothing() {
         let csv = printed(&report(&server, &["--by", by, "--format", "csv"]).await);
         assert_eq!(
             csv.lines().nth(1),
-            Some(format!("{name},1,10,0,5,15,0").as_str()),
+            Some(format!("{name},1,10,0,5,15,0,0").as_str()),
             "{by}"
         );
     }

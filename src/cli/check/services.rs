@@ -10,7 +10,7 @@ use crate::auth::KeyRing;
 use crate::config::{Config, Database, KeysSource, SinkKind, UpstreamAuth};
 use crate::google::{Fault, Google};
 use crate::store::{Store, StoreError};
-use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::usage::table;
 
 /// The longest that the ring takes to load, and a little more.
@@ -110,7 +110,7 @@ pub(super) fn skip(config: &Config) -> Vec<Check> {
 async fn ask_keys(config: &Config, google: &Arc<Google>, warnings: &mut Vec<String>) -> Check {
     let name = keys_variable(config);
     let holds_budgets = config.database.holds_budgets(config.instance.on_cloud_run);
-    let ring = KeyRing::new(&config.keys, google, None, holds_budgets);
+    let ring = KeyRing::new(&config.keys, google, Vec::new(), holds_budgets);
     let loaded = timeout(KEYS_LIMIT, ring.load()).await;
     let status = ring.status();
     ring.close().await;
@@ -142,13 +142,7 @@ fn keys_variable(config: &Config) -> &'static str {
 
 async fn ask_tokens(config: &Config, google: &Arc<Google>) -> anyhow::Result<Vec<Check>> {
     let on_cloud_run = config.instance.on_cloud_run;
-    let upstream = Upstream::new(
-        &config.upstreams,
-        &config.limits,
-        google,
-        on_cloud_run,
-        Arc::default(),
-    )?;
+    let upstream = Upstreams::new(&config.upstreams, &config.limits, google, on_cloud_run, &[])?;
     let proofs = upstream.prove_identity().await.into_iter().map(|proof| {
         let outcome = match proof.outcome {
             Ok(Some(account)) => {

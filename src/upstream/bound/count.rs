@@ -1,7 +1,6 @@
 //! What is asked of a warm upstream for the sake of a bound: its template's own tokens, and a
 //! prompt's. Never wakes one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -10,8 +9,8 @@ use super::template::{self, Lesson, Template};
 use super::{Bound, output, prompt::Prompts};
 use crate::upstream::fit;
 use crate::upstream::request::Payload;
-use crate::upstream::target::Target;
-use crate::upstream::{Endpoint, Knowledge, Object, Request, Upstream};
+use crate::upstream::routing::Candidate;
+use crate::upstream::{Endpoint, Object, Request, Upstreams};
 
 const LEARN_LIMIT: Duration = Duration::from_secs(1);
 const COUNT_LIMIT: Duration = Duration::from_secs(2);
@@ -45,20 +44,27 @@ const HARMLESS: [&str; 22] = [
     "store",
 ];
 
-impl Upstream {
-    /// Whether [`Upstream::learn_template`] would ask nobody.
+impl Upstreams {
+    /// Whether [`Upstreams::learn_template`] would ask nobody.
     #[must_use]
     pub fn knows_template(&self, request: &Request) -> bool {
-        let mut warm = self.targets.iter().filter(|target| target.is_warm());
-        warm.all(|target| {
-            let known = target.knowledge();
+        let mut warm = self.warm(request);
+        warm.all(|one| {
+            let known = one.target.knowledge();
             let is_fresh = known.asked_at.is_some_and(|at| at.elapsed() < LIST_AGE);
-            is_fresh && self.lesson(target, &known, request).is_none()
+            is_fresh && self.lesson(&one, request).is_none()
         })
     }
 
+    /// Those that may take the call and can be asked.
+    fn warm(&self, request: &Request) -> impl Iterator<Item = Candidate> {
+        let ranks = self.ranks(request.model.as_deref());
+        let all = ranks.into_iter().flatten();
+        all.filter(|one| one.target.is_warm())
+    }
+
     /// The model whose template is to be learnt, if it is.
-    fn lesson(&self, target: &Target, known: &Knowledge, request: &Request) -> Option<String> {
+    fn lesson(&self, one: &Candidate, request: &Request) -> Option<String> {
         let needs_template = matches!(
             request.endpoint,
             Endpoint::ChatCompletions
@@ -66,33 +72,33 @@ impl Upstream {
                 | Endpoint::Messages
                 | Endpoint::Embeddings
         );
+        let known = one.target.knowledge();
         if !needs_template || known.is_vllm == Some(false) {
             return None;
         }
-        let model = self.resolve(request.model.as_deref(), known).ok()??;
-        let is_due = target.lessons().of(&model).is_none_or(Lesson::is_due_again);
+        let model = self
+            .resolve(one.group, one.name.as_deref(), &known)
+            .ok()??;
+        let lesson = one.target.lessons().of(&model);
+        let is_due = lesson.is_none_or(Lesson::is_due_again);
         (is_due && !is_rendered_apart(&model)).then_some(model)
     }
 
-    /// Finds out what [`Upstream::bound`] needs to know, where a warm upstream can tell: its models
+    /// Finds out what [`Upstreams::bound`] needs to know, where a warm upstream can tell: its models
     /// and its template. Takes a second at most; what was learnt is remembered, also that nothing
     /// was.
     pub async fn learn_template(&self, request: &Request) {
-        let lessons = self
-            .targets
-            .iter()
-            .filter(|target| target.is_warm())
-            .map(|target| self.learn_of(target, request));
+        let warm: Vec<Candidate> = self.warm(request).collect();
+        let lessons = warm.iter().map(|one| self.learn_of(one, request));
         futures_util::future::join_all(lessons).await;
     }
 
-    async fn learn_of(&self, target: &Arc<Target>, request: &Request) {
+    async fn learn_of(&self, one: &Candidate, request: &Request) {
         let began = Instant::now();
-        let known = target
-            .learn_older(&self.client, LEARN_LIMIT, LIST_AGE)
-            .await
-            .unwrap_or_else(|_| target.knowledge());
-        let Some(model) = self.lesson(target, &known, request) else {
+        let target = &one.target;
+        // What it does not tell is as it was.
+        let _unanswered = target.learn_older(LEARN_LIMIT, LIST_AGE).await;
+        let Some(model) = self.lesson(one, request) else {
             return;
         };
         // Calls that come meanwhile do not ask too: they go by what is assumed.
@@ -101,7 +107,7 @@ impl Upstream {
         let (messages, tool) = (template::MINIMAL, template::MINIMAL_TOOL);
         let ask = |members: String| {
             let question = format!("{{\"model\":{name},{members}}}");
-            fit::ask_count(&self.client, target, Endpoint::Tokenize, question.into())
+            fit::ask_count(target, Endpoint::Tokenize, question.into())
         };
         let asked =
             futures_util::future::join(ask(messages.to_owned()), ask(format!("{messages},{tool}")));
@@ -129,14 +135,16 @@ impl Upstream {
         if bound.is_untold || !is_exact || !super::prompt::is_text(request.endpoint, object) {
             return None;
         }
-        let (target, model) = self.targets.iter().find_map(|target| {
-            let known = target.knowledge();
-            let served = self.resolve(request.model.as_deref(), &known).ok()??;
-            (target.is_warm() && !is_rendered_apart(&served)).then_some((target, served))
+        let (target, model) = self.warm(request).find_map(|one| {
+            let known = one.target.knowledge();
+            let served = self
+                .resolve(one.group, one.name.as_deref(), &known)
+                .ok()??;
+            (!is_rendered_apart(&served)).then_some((one.target, served))
         })?;
         let mut question = Object::parse(object.only(members)).ok()?;
         question.set("model", serde_json::Value::from(model).to_string());
-        let asked = fit::ask_count(&self.client, target, route, question.to_bytes());
+        let asked = fit::ask_count(&target, route, question.to_bytes());
         let counted = timeout(COUNT_LIMIT, asked).await.ok()??;
         let context = self.known_model(request.model.as_deref()).context;
         let output = output::read(request.endpoint, object, context).ok()?;

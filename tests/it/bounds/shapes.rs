@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tollgate::error::Code;
-use tollgate::upstream::{Bound, Endpoint, Payload, Request, Tokens, Upstream};
+use tollgate::upstream::{Bound, Endpoint, Payload, Request, Tokens, Upstreams};
 
 use super::super::fakes::model_server::{ModelServer, Settings};
 use super::bodies::Body;
@@ -12,7 +12,7 @@ use super::{request, upstream};
 const CONTEXT: u64 = 2048;
 
 /// Before a server whose models and template are known.
-async fn known() -> (ModelServer, Upstream) {
+async fn known() -> (ModelServer, Upstreams) {
     let server = ModelServer::start(Settings::default()).await;
     let upstream = upstream(&server.url());
     upstream
@@ -22,7 +22,7 @@ async fn known() -> (ModelServer, Upstream) {
 }
 
 /// Before one that was never asked.
-fn unknown() -> Upstream {
+fn unknown() -> Upstreams {
     upstream("http://127.0.0.1:9")
 }
 
@@ -39,7 +39,7 @@ fn call(endpoint: Endpoint, more: &Value) -> Request {
     request(&Body { endpoint, text }).expect("a request")
 }
 
-fn bound(upstream: &Upstream, endpoint: Endpoint, more: &Value) -> Result<Bound, Code> {
+fn bound(upstream: &Upstreams, endpoint: Endpoint, more: &Value) -> Result<Bound, Code> {
     let bound = upstream.bound(&call(endpoint, more));
     bound.map_err(|error| {
         assert!(!error.message().contains(|c: char| c.is_ascii_digit()));

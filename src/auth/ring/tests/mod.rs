@@ -28,7 +28,7 @@ fn empty_ring(max_stale: Duration) -> (Arc<KeyRing>, Arc<Script>) {
     (
         Arc::new(KeyRing::over(
             Source::Script(Arc::clone(&script)),
-            Current::new(REFRESH, max_stale, None, true),
+            Current::new(REFRESH, max_stale, Vec::new(), true),
         )),
         script,
     )

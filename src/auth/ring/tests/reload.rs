@@ -130,7 +130,7 @@ fn file_ring(path: &Path, explicit: bool) -> KeyRing {
         refresh: REFRESH,
         max_stale: MAX_STALE,
     };
-    KeyRing::new(&config, &google, None, true)
+    KeyRing::new(&config, &google, Vec::new(), true)
 }
 
 #[tokio::test]
