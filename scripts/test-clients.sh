@@ -277,6 +277,13 @@ if $opencode_works; then
     say "== OpenCode: turns"
     run_node turns 200 "$cache/opencode/turn_test.mjs"
     count_node turns
+    if [[ -n ${TOLLGATE_BIN:-} ]]; then
+        say "== OpenCode: the configuration that the gateway's program prints"
+        (export TOLLGATE_BIN && run_node config 200 "$cache/opencode/config_test.mjs")
+        count_node config
+    else
+        skip "OpenCode with the printed configuration: TOLLGATE_BIN does not name the program"
+    fi
     if [[ -n ${TOLLGATE_BIN:-} && -n $gateway_pid ]]; then
         say "== OpenCode: token budgets"
         (export TOLLGATE_BIN && run_node budgets 150 "$cache/opencode/budget_test.mjs")

@@ -15,7 +15,7 @@ INSERT INTO `${usage_table}` (
   model, served_model, upstream, endpoint, stream, status, outcome, error_code,
   prompt_tokens, cached_tokens, completion_tokens, total_tokens, counted_by, attempts, wait_ms,
   first_byte_ms, duration_ms, request_bytes, response_bytes, client, service, revision, instance_id,
-  region, labels
+  region, labels, woke
 )
 WITH logged AS (
   SELECT
@@ -72,7 +72,8 @@ SELECT
     SELECT AS STRUCT JSON_VALUE(label, '$.key') AS key, JSON_VALUE(label, '$.value') AS value
     FROM UNNEST(JSON_QUERY_ARRAY(s.usage, '$.labels')) AS label WITH OFFSET AS place
     ORDER BY place
-  )
+  ),
+  CAST(JSON_VALUE(s.usage, '$.woke') AS BOOL)
 FROM settled AS s
 -- A call may take an hour, so its row began before its line.
 WHERE s.request_id IS NOT NULL

@@ -135,6 +135,11 @@ impl App {
                 settled.run_until_cancelled(Box::pin(budgets.run())).await;
             }
         });
+        let (watching, watched) = (gateway.clone(), writing.clone());
+        tasks.spawn(async move {
+            let watch = Box::pin(watching.upstreams.watch_counters());
+            watched.run_until_cancelled(watch).await
+        });
         shutdown.await;
         drain(&gateway, &ending, &servers, config.limits.drain).await;
         writing.cancel();

@@ -1,8 +1,11 @@
-//! The command line: verbs, their help, exit codes. Prints and never logs; knows no HTTP.
+//! The command line: verbs, their help, exit codes. Prints and never logs.
 
 mod check;
+mod doctor;
 mod flags;
 mod keys;
+mod opencode_config;
+mod remote;
 mod serve;
 mod usage;
 mod users;
@@ -25,6 +28,8 @@ Examples:
   tollgate                                     serve; the model server is on port 8001
   tollgate serve --port 8080 --vllm-endpoint http://10.0.0.5:8000
   tollgate check                               print the effective configuration, secrets as stars
+  tollgate doctor http://127.0.0.1:8000        what is broken on the way to the model
+  tollgate opencode-config > opencode.json     with the models that there are
   tollgate users add ada                       make a user; its API key is printed once
   tollgate usage --by key --since 7d           what was used
   tollgate keys rotate ci --project my-project --secret vllm-api-keys
@@ -55,6 +60,10 @@ enum Verb {
     Users(users::UsersArgs),
     /// Report what was used
     Usage(usage::Args),
+    /// Walk to a gateway and through it as a client does; says which hop is broken and what to do
+    Doctor(doctor::DoctorArgs),
+    /// Print an opencode.json for a gateway, with its models and their limits; or Openwork's fields
+    OpencodeConfig(opencode_config::OpencodeConfigArgs),
 }
 
 /// Parses the command line of this process and does what it says.
@@ -71,6 +80,8 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Keys(args) => block_on(keys::run(args, Paths::load()?)),
         Verb::Users(args) => block_on(users::run(args, Paths::load()?)),
         Verb::Usage(args) => block_on(usage::run(args, Paths::load()?)),
+        Verb::Doctor(args) => block_on(doctor::run(args)),
+        Verb::OpencodeConfig(args) => block_on(opencode_config::run(args)),
     }
 }
 

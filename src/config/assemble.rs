@@ -92,6 +92,12 @@ pub(super) fn paths(sources: &Sources) -> Result<Paths, ConfigError> {
     })
 }
 
+/// Where a gateway listens.
+pub(super) fn listener(reader: &mut Reader<'_>, sources: &Sources) -> (IpAddr, u16) {
+    let host = read_host(reader, sources.on_cloud_run());
+    (host, read_ports(reader).0)
+}
+
 fn read_host(reader: &mut Reader<'_>, on_cloud_run: bool) -> IpAddr {
     let default = if on_cloud_run {
         Ipv4Addr::UNSPECIFIED

@@ -3,6 +3,8 @@
 
 mod accounts;
 mod assemble;
+mod base_url;
+mod client;
 mod dotenv;
 mod google;
 mod reader;
@@ -10,6 +12,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod upstreams_file;
 mod values;
 mod vars;
 
@@ -20,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use accounts::MOST_TOKENS;
+pub use client::{CLIENT_KEY, client_key, local_url};
 pub use source::Sources;
 pub use upstream::{Fallback, UpstreamAuth, UpstreamConfig, UpstreamsConfig};
 pub use vars::{Kind, VARS, Var, markdown_table};
@@ -135,7 +139,7 @@ impl Origin {
 /// A configuration that cannot be used: the program ends with exit code 64.
 #[derive(Debug)]
 pub struct ConfigError {
-    /// Sorted, each as `VARIABLE: what is right`; holds no secret.
+    /// Sorted by variable, each as `VARIABLE: what is right`; holds no secret.
     pub faults: Vec<String>,
     pub warnings: Vec<String>,
     /// What was read, as in [`Config::settings`].

@@ -1,7 +1,7 @@
 //! Looks variables up in their sources, collects every fault, and remembers what was shown for
 //! `check`. Knows how values are found and masked, not what they mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -49,12 +49,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Faults and warnings sorted, each once; settings in the order of the table.
+    /// Faults and warnings sorted by variable, each once; settings in the order of the table.
     pub(super) fn finish(mut self) -> Reading {
-        self.faults.sort();
-        self.faults.dedup();
-        self.warnings.sort();
-        self.warnings.dedup();
+        sort(&mut self.faults);
+        sort(&mut self.warnings);
         self.settings
             .sort_by_key(|setting| vars::VARS.iter().position(|var| var.name == setting.name));
         Reading {
@@ -167,42 +165,50 @@ impl<'a> Reader<'a> {
         name: &'static str,
         show: fn(&str) -> String,
     ) -> Option<Secret<String>> {
-        let file = self.find(&format!("{name}_FILE"));
-        let (value, origin) = match (self.find(name), file) {
-            (None, None) => {
+        match self.find_secret(name) {
+            Ok(None) => {
                 self.show(name, unset(), Origin::Default);
-                return None;
+                None
             }
-            (Some(_), Some(_)) => {
-                self.fault(
-                    name,
-                    format_args!("set either {name} or {name}_FILE, not both"),
-                );
+            Ok(Some((value, origin))) => {
+                self.show(name, show(value.expose()), origin);
+                Some(value)
+            }
+            Err(fault) => {
+                self.faults.push(fault);
                 self.show(name, "***", Origin::File);
-                return None;
+                None
             }
-            (Some((value, origin)), None) => (value, origin),
-            (None, Some((path, _))) => match read_secret(&path) {
-                Ok(value) => (value, Origin::File),
-                Err(right) => {
-                    self.fault(&format!("{name}_FILE"), right);
-                    self.show(name, "***", Origin::File);
-                    return None;
-                }
-            },
-        };
-        self.show(name, show(&value), origin);
-        Some(Secret::new(value))
+        }
     }
 
-    /// A variable of something that this version does not have: set, it is a fault.
-    pub(super) fn refuse(&mut self, name: &'static str, instead: &str) {
+    /// A secret as above, of any name; the error is a whole fault.
+    pub(super) fn find_secret(
+        &self,
+        name: &str,
+    ) -> Result<Option<(Secret<String>, Origin)>, String> {
+        let found = match (self.find(name), self.find(&format!("{name}_FILE"))) {
+            (Some(_), Some(_)) => {
+                return Err(format!(
+                    "{name}: set either {name} or {name}_FILE, not both"
+                ));
+            }
+            (None, Some((path, _))) => {
+                let value = read_secret(&path).map_err(|wrong| format!("{name}_FILE: {wrong}"))?;
+                Some((value, Origin::File))
+            }
+            (found, None) => found,
+        };
+        Ok(found.map(|(value, origin)| (Secret::new(value), origin)))
+    }
+
+    /// A variable that another one takes the place of; it is not judged.
+    pub(super) fn set_aside(&mut self, name: &'static str, why: &str) {
         if let Some((value, origin)) = self.find(name) {
-            self.fault(
-                name,
-                format_args!("this version does not have it yet; {instead}"),
-            );
+            self.warn(name, format_args!("is not used, {why}"));
             self.show(name, value, origin);
+        } else {
+            self.show(name, unset(), Origin::Default);
         }
     }
 }
@@ -225,6 +231,18 @@ impl Reading {
             })
         }
     }
+}
+
+/// By variable, each once; what is said of one variable keeps its order.
+fn sort(lines: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    lines.sort_by(|one, other| variable(one).cmp(variable(other)));
+}
+
+/// What stands before the first colon.
+fn variable(line: &str) -> &str {
+    line.split_once(':').map_or(line, |(variable, _)| variable)
 }
 
 /// How an absent value is shown.
@@ -268,7 +286,7 @@ fn read_secret(path: &str) -> Result<String, String> {
 }
 
 /// A wrong value as a fault may repeat it: short, without credentials or control characters.
-fn echo(text: &str) -> String {
+pub(super) fn echo(text: &str) -> String {
     let masked = mask_urls(text);
     let mut short: String = masked
         .chars()

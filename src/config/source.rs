@@ -1,9 +1,10 @@
 //! Where values come from: the process's environment, `./.env`, flags. The only code that reads
-//! the environment.
+//! the environment, and it reads it whole: the upstreams file names variables of its own.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 
+use super::client::CLIENT_KEY;
 use super::vars::{Kind, VARS};
 
 /// Longest `.env` that is read, in bytes.
@@ -11,6 +12,9 @@ const DOTENV_BYTES: u64 = 256 * 1024;
 
 /// Variables that the platform sets and nobody configures.
 const PLATFORM: [&str; 2] = ["K_SERVICE", "K_REVISION"];
+
+/// Variables of the verbs that call a gateway.
+const CLIENT: [&str; 2] = [CLIENT_KEY, "TOLLGATE_API_KEY_FILE"];
 
 /// All that a configuration is made of. No `Debug`: it holds secrets in clear.
 #[derive(Clone, Default)]
@@ -35,25 +39,16 @@ impl Sources {
             terminal,
             ..Self::default()
         };
-        let files = VARS
-            .iter()
-            .filter(|var| var.kind == Kind::Secret)
-            .map(|var| format!("{}_FILE", var.name));
-        let names = VARS
-            .iter()
-            .map(|var| var.name.to_owned())
-            .chain(files)
-            .chain(PLATFORM.map(str::to_owned));
-        for name in names {
-            match std::env::var(&name) {
-                Ok(value) => {
-                    sources.environment.insert(name, value);
-                }
-                Err(std::env::VarError::NotPresent) => {}
-                Err(std::env::VarError::NotUnicode(_)) => {
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let value = match value.into_string() {
+                Err(_) if is_read_by_name(&name) => {
                     sources.faults.push(format!("{name}: is not UTF-8"));
+                    continue;
                 }
-            }
+                value => value.unwrap_or_else(|raw| raw.to_string_lossy().into_owned()),
+            };
+            sources.environment.insert(name, value);
         }
         if !sources.on_cloud_run() {
             match read_dotenv() {
@@ -75,6 +70,19 @@ impl Sources {
     pub(super) fn on_cloud_run(&self) -> bool {
         self.platform("K_SERVICE").is_some()
     }
+}
+
+/// A variable of the table, the file of a secret there, or the platform's.
+fn is_read_by_name(name: &str) -> bool {
+    let is_known = |name| VARS.iter().any(|var| var.name == name);
+    let is_file = |name| {
+        let mut secrets = VARS.iter().filter(|var| var.kind == Kind::Secret);
+        secrets.any(|var| var.name == name)
+    };
+    is_known(name)
+        || name.strip_suffix("_FILE").is_some_and(is_file)
+        || PLATFORM.contains(&name)
+        || CLIENT.contains(&name)
 }
 
 fn read_dotenv() -> Result<String, String> {

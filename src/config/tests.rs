@@ -59,13 +59,7 @@ fn nothing_set_serves_on_loopback() {
 fn every_variable_is_shown_once() {
     let config = from_env(&[]).unwrap();
     let shown: Vec<_> = config.settings.iter().map(|setting| setting.name).collect();
-    // What this version refuses is shown only where somebody set it.
-    let refused = ["UPSTREAMS_FILE"];
-    let known: Vec<_> = VARS
-        .iter()
-        .map(|var| var.name)
-        .filter(|name| !refused.contains(name))
-        .collect();
+    let known: Vec<_> = VARS.iter().map(|var| var.name).collect();
     assert_eq!(shown, known);
 }
 
@@ -138,15 +132,6 @@ fn faults_come_together_and_sorted() {
         .map(|line| line.trim().split(':').next().unwrap())
         .collect();
     assert_eq!(lines, ["H2C", "KEEPALIVE_SECONDS", "LABELS", "PORT"]);
-}
-
-#[test]
-fn what_is_missing_in_this_version_is_said() {
-    let text = faults(&[("UPSTREAMS_FILE", "upstreams.toml")]);
-    assert!(
-        text.contains("UPSTREAMS_FILE: ") && text.contains("this version"),
-        "{text}"
-    );
 }
 
 #[test]

@@ -1,14 +1,19 @@
-//! `VLLM_ENDPOINT` and what belongs to it. Reads no network: a name is not looked up here.
+//! Where model calls go: `VLLM_ENDPOINT` or `UPSTREAMS_FILE`, and the variables that hold for both.
+//! Asks no network.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::reader::{Reader, pieces, stars};
+use super::base_url;
+use super::reader::{Reader, pieces, stars, unset};
+use super::upstreams_file::{self, Defaults};
 use super::values;
 use crate::secret::Secret;
 
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8001";
 const DEFAULT_ALIASES: &str = "opencode-llm=*,llm-user-managed=*";
+/// Stands for the only model there is.
+pub(super) const ONLY_MODEL: &str = "*";
 
 /// Where model calls go.
 #[derive(Clone, Debug)]
@@ -87,36 +92,90 @@ pub enum UpstreamAuth {
     None,
 }
 
-/// Reads the upstream's part of the configuration.
+impl UpstreamAuth {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IdToken => "id_token",
+            Self::None => "none",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let words = [Self::Auto, Self::None, Self::IdToken];
+        let word = values::word(text, &words.map(Self::as_str))?;
+        let found = words.into_iter().find(|auth| auth.as_str() == word);
+        Ok(found.unwrap_or(Self::Auto))
+    }
+}
+
+/// Reads the upstreams' part of the configuration.
 pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamsConfig {
-    let urls = reader.parsed(
-        "VLLM_ENDPOINT",
-        vec![DEFAULT_ENDPOINT.to_owned()],
-        |urls| urls.join(","),
-        endpoints,
+    let file = reader.parsed(
+        "UPSTREAMS_FILE",
+        None,
+        |path: &Option<String>| path.clone().unwrap_or_else(unset),
+        |text| Ok(Some(text.to_owned())),
     );
-    if let Some(own) = own_address(&urls, port) {
+    let auth = UpstreamAuth::Auto;
+    let defaults = Defaults {
+        auth: reader.parsed(
+            "UPSTREAM_AUTH",
+            auth,
+            |auth| auth.as_str().to_owned(),
+            UpstreamAuth::parse,
+        ),
+        api_key: read_api_key(reader),
+    };
+    let mut aliases = read_aliases(reader);
+    let (variable, upstreams) = match file {
+        None => ("VLLM_ENDPOINT", vec![read_endpoint(reader, defaults)]),
+        Some(path) => {
+            reader.set_aside("VLLM_ENDPOINT", "UPSTREAMS_FILE takes its place");
+            let upstreams = upstreams_file::read(reader, &path, &defaults);
+            yield_to(reader, &mut aliases, &upstreams);
+            ("UPSTREAMS_FILE", upstreams)
+        }
+    };
+    let urls = upstreams.iter().flat_map(|upstream| &upstream.urls);
+    for own in urls.filter(|url| base_url::is_own(url, port)) {
         reader.warn(
-            "VLLM_ENDPOINT",
+            variable,
             format_args!(
                 "{own} is the gateway's own port; start the model server on another one or set PORT"
             ),
         );
     }
-    reader.refuse("UPSTREAMS_FILE", "name the model server in VLLM_ENDPOINT");
-    let api_key = reader.secret("VLLM_API_KEY", stars);
-    if api_key
-        .as_ref()
-        .is_some_and(|key| !key.expose().bytes().all(|b| b.is_ascii_graphic()))
-    {
-        reader.fault(
-            "VLLM_API_KEY",
-            "holds blanks or characters that no HTTP header can carry",
-        );
+    UpstreamsConfig { upstreams, aliases }
+}
+
+/// Every upstream is on this machine.
+pub(super) fn all_loopback(upstreams: &[UpstreamConfig]) -> bool {
+    let mut urls = upstreams.iter().flat_map(|upstream| &upstream.urls);
+    urls.all(|url| base_url::is_loopback(url))
+}
+
+/// Whether a header can carry the key of a model server, or what is wrong.
+pub(super) fn check_key(key: &str) -> Result<(), &'static str> {
+    if key.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("holds blanks or characters that no HTTP header can carry")
     }
-    let auth = read_auth(reader, &urls);
+}
+
+fn read_api_key(reader: &mut Reader<'_>) -> Option<Secret<String>> {
+    let api_key = reader.secret("VLLM_API_KEY", stars)?;
+    if let Err(wrong) = check_key(api_key.expose()) {
+        reader.fault("VLLM_API_KEY", wrong);
+    }
+    Some(api_key)
+}
+
+fn read_aliases(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
     let default = values::aliases(DEFAULT_ALIASES).unwrap_or_default();
-    let aliases = reader.parsed(
+    reader.parsed(
         "MODEL_ALIASES",
         default,
         |aliases| {
@@ -127,65 +186,38 @@ pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamsConfig {
                 .join(",")
         },
         values::aliases,
+    )
+}
+
+fn read_endpoint(reader: &mut Reader<'_>, defaults: Defaults) -> UpstreamConfig {
+    let Defaults { auth, api_key } = defaults;
+    let urls = reader.parsed(
+        "VLLM_ENDPOINT",
+        vec![DEFAULT_ENDPOINT.to_owned()],
+        |urls| urls.join(","),
+        endpoints,
     );
-    let upstream = UpstreamConfig {
-        auth,
-        api_key,
-        ..UpstreamConfig::at(urls)
-    };
-    UpstreamsConfig {
-        upstreams: vec![upstream],
-        aliases,
-    }
-}
-
-/// Every upstream is on this machine.
-pub(super) fn all_loopback(upstreams: &[UpstreamConfig]) -> bool {
-    let mut urls = upstreams.iter().flat_map(|upstream| &upstream.urls);
-    urls.all(|url| parse(url).is_ok_and(|url| is_loopback(&url)))
-}
-
-/// The upstream that is the gateway's own address, if there is one.
-fn own_address(urls: &[String], port: u16) -> Option<&String> {
-    urls.iter().find(|url| {
-        parse(url).is_ok_and(|url| is_loopback(&url) && url.port_or_known_default() == Some(port))
-    })
-}
-
-fn read_auth(reader: &mut Reader<'_>, urls: &[String]) -> UpstreamAuth {
-    let shown = |auth: &UpstreamAuth| {
-        let word = match auth {
-            UpstreamAuth::Auto => "auto",
-            UpstreamAuth::IdToken => "id_token",
-            UpstreamAuth::None => "none",
-        };
-        word.to_owned()
-    };
-    let auth = reader.parsed("UPSTREAM_AUTH", UpstreamAuth::Auto, shown, |text| {
-        let word = values::word(text, &["auto", "none", "id_token"])?;
-        Ok(match word {
-            "id_token" => UpstreamAuth::IdToken,
-            "none" => UpstreamAuth::None,
-            _ => UpstreamAuth::Auto,
-        })
-    });
-    let in_clear =
-        |url: &&String| parse(url).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url));
+    let mut in_clear = urls.iter().filter(|url| base_url::is_in_clear(url));
     if auth == UpstreamAuth::IdToken
-        && let Some(url) = urls.iter().find(in_clear)
+        && let Some(url) = in_clear.next()
     {
         reader.fault(
             "UPSTREAM_AUTH",
             format_args!("`id_token` would send a credential in clear to {url}; use https there"),
         );
     }
-    auth
+    UpstreamConfig {
+        auth,
+        api_key,
+        ..UpstreamConfig::at(urls)
+    }
 }
 
 fn endpoints(text: &str) -> Result<Vec<String>, String> {
     let mut urls = Vec::new();
     for piece in pieces(text) {
-        let url = base(piece)?;
+        let url =
+            base_url::base(piece).map_err(|wrong| format!("{wrong} (commas between several)"))?;
         if urls.contains(&url) {
             return Err("names a base URL twice".to_owned());
         }
@@ -198,40 +230,37 @@ fn endpoints(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// One base URL without its trailing slashes and `/v1`.
-fn base(piece: &str) -> Result<String, String> {
-    const RIGHT: &str =
-        "is not a base URL such as http://127.0.0.1:8001, with commas between several";
-    let url = parse(piece).map_err(|_| RIGHT.to_owned())?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(RIGHT.to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds credentials; a base URL has none, the key of the model server goes into VLLM_API_KEY".to_owned());
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("has a query or a fragment; a base URL has neither".to_owned());
-    }
-    if url.port() == Some(0) {
-        return Err(RIGHT.to_owned());
-    }
-    let base = url.as_str().trim_end_matches('/');
-    let base = base
-        .strip_suffix("/v1")
-        .unwrap_or(base)
-        .trim_end_matches('/');
-    Ok(base.to_owned())
-}
-
-/// By the parser of the client that will connect, so that both read an address alike.
-fn parse(text: &str) -> Result<reqwest::Url, impl std::error::Error + use<>> {
-    reqwest::Url::parse(text)
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    host.eq_ignore_ascii_case("localhost")
-        || values::host(host).is_ok_and(|address| address.is_loopback())
+/// A name that the file gives a meaning is no alias of `MODEL_ALIASES` any more.
+fn yield_to(
+    reader: &mut Reader<'_>,
+    aliases: &mut BTreeMap<String, String>,
+    upstreams: &[UpstreamConfig],
+) {
+    let is_set = reader.find("MODEL_ALIASES").is_some();
+    let all_listed = upstreams.iter().all(|upstream| !upstream.models.is_empty());
+    let is_served = |model: &String| {
+        let mut models = upstreams.iter().flat_map(|upstream| &upstream.models);
+        model == ONLY_MODEL || models.any(|served| served == model)
+    };
+    aliases.retain(|alias, model| {
+        let is_taken = upstreams.iter().any(|upstream| {
+            upstream.aliases.contains_key(alias) || upstream.models.contains(alias)
+        });
+        if is_set && is_taken {
+            reader.warn(
+                "MODEL_ALIASES",
+                format_args!("`{alias}` is a name in UPSTREAMS_FILE, which counts"),
+            );
+        } else if is_set && all_listed && !is_served(model) {
+            reader.warn(
+                "MODEL_ALIASES",
+                format_args!(
+                    "`{alias}` stands for `{model}`, which no upstream of UPSTREAMS_FILE serves"
+                ),
+            );
+        }
+        !is_taken
+    });
 }
 
 #[cfg(test)]
@@ -239,59 +268,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_server_has_one_spelling() {
-        for spelling in [
-            "http://h:8001",
-            "http://h:8001/",
-            "http://h:8001/v1",
-            "http://h:8001/v1/",
-            "HTTP://H:8001//",
-        ] {
-            assert_eq!(base(spelling).unwrap(), "http://h:8001", "{spelling}");
-        }
-        assert_eq!(base("https://h/models/v1").unwrap(), "https://h/models");
-        assert_eq!(base("http://[::1]:9").unwrap(), "http://[::1]:9");
-    }
-
-    #[test]
-    fn what_is_no_base_url_is_refused() {
-        for wrong in [
-            "h:8001",
-            "127.0.0.1:8001",
-            "ftp://h",
-            "http://",
-            "http://u:p@h",
-            "http://h?x=1",
-            "http://h#x",
-            "http://h:99999",
-            "/v1",
-        ] {
-            assert!(base(wrong).is_err(), "{wrong}");
-        }
+    fn several_endpoints_stand_between_commas() {
         assert!(endpoints("http://h,http://h/v1").is_err());
+        assert!(endpoints(" , ").is_err());
         assert_eq!(
             endpoints("http://a , http://b/,").unwrap(),
             ["http://a", "http://b"]
         );
-    }
-
-    #[test]
-    fn loopback_is_known_by_address_and_name() {
-        let urls = |list: &[&str]| list.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
-        let upstream = |list: &[&str]| [UpstreamConfig::at(urls(list))];
-        assert!(all_loopback(&upstream(&[
-            "http://localhost:1",
-            "http://127.0.0.2:1",
-            "http://[::1]:1"
-        ])));
-        assert!(!all_loopback(&upstream(&[
-            "http://localhost:1",
-            "http://10.0.0.1:1"
-        ])));
-        assert_eq!(
-            own_address(&urls(&["http://127.0.0.1:8000"]), 8000).map(String::as_str),
-            Some("http://127.0.0.1:8000")
-        );
-        assert_eq!(own_address(&urls(&["http://127.0.0.1:8001"]), 8000), None);
     }
 }

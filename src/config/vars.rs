@@ -97,7 +97,7 @@ pub const VARS: &[Var] = &[
     plain(
         "UPSTREAMS_FILE",
         "none",
-        "Several model servers described in one TOML file. Not in this version.",
+        "TOML file that describes several model servers; takes the place of `VLLM_ENDPOINT`. See upstreams.md.",
     ),
     secret(
         "VLLM_API_KEY",

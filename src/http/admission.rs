@@ -22,6 +22,10 @@ pub struct Admission {
     progress: Arc<Progress>,
     hold: Hold,
     count: Option<Count>,
+    /// How often the engine counts the prompt.
+    copies: u64,
+    /// What stands in the row where nobody counted the prompt.
+    prompt_estimate: u64,
 }
 
 /// What the request says of itself, for the row.
@@ -79,6 +83,7 @@ impl Admission {
             counted_by: CountedBy::None,
             attempts: 0,
             wait_ms: 0,
+            woke: false,
             first_byte_ms: None,
             duration_ms: 0,
             request_bytes: wide(request_bytes),
@@ -95,6 +100,8 @@ impl Admission {
             progress: Arc::default(),
             hold,
             count: None,
+            copies: request.copies(),
+            prompt_estimate: request.estimate_prompt(),
         })
     }
 
@@ -141,7 +148,10 @@ impl Admission {
     }
 
     /// What the call used, as far as it is known.
-    pub fn count(&mut self, count: Count) {
+    pub fn count(&mut self, mut count: Count) {
+        if count.counted_by == CountedBy::Estimate && count.tokens.prompt == 0 {
+            count.tokens.prompt = self.prompt_estimate;
+        }
         self.count = Some(count);
         self.change(|record| {
             record.prompt_tokens = count.tokens.prompt;
@@ -199,15 +209,25 @@ impl Drop for Admission {
         record.budget = hold.settle(ending(&passage), self.count);
         record.attempts = passage.attempts;
         record.wait_ms = passage.wait_ms;
+        record.woke = passage.woke;
         record.served_model = passage.served_model;
         if let Some(target) = passage.target {
             target.url().clone_into(&mut record.upstream);
+            target
+                .meter()
+                .note_settled(engine_tokens(&record, self.copies));
         }
         self.gateway
             .metrics
             .settled(&record, &self.gateway.model_label(&record));
         self.gateway.ledger.settle(&record);
     }
+}
+
+/// What is known of a call's tokens, as the engine counts them.
+fn engine_tokens(record: &UsageRecord, copies: u64) -> u64 {
+    let prompts = record.prompt_tokens.saturating_mul(copies);
+    prompts.saturating_add(record.completion_tokens)
 }
 
 /// Whether the engine may have worked on a call with this passage.

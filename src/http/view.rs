@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use tokio::time::Instant;
 
 use crate::upstream::{
-    Asked, Capture, EVENT_BYTES, End, Endpoint, Splitter, Stream, Target, Tokens,
+    Api, Asked, Capture, EVENT_BYTES, End, Endpoint, Splitter, Stream, Target, Tokens,
 };
 use crate::usage::CountedBy;
 
@@ -21,12 +21,25 @@ pub enum View {
         /// Events on their way out, kept for its allocation.
         scratch: Vec<Bytes>,
     },
-    Plain(Capture),
+    Plain {
+        usage: Capture,
+        /// Its text may be estimated: an answer of one choice or more.
+        has_choices: bool,
+        bytes: u64,
+        /// The last byte was one that a JSON object may end with.
+        ends: bool,
+    },
 }
 
 impl View {
     /// Of a stream of events.
     pub fn events(endpoint: Endpoint, asked: Asked, target: &Target) -> Self {
+        // What runs along is the server's own way where it was not asked for.
+        let continuous = asked.continuous || target.knowledge().is_vllm == Some(false);
+        let asked = Asked {
+            continuous,
+            ..asked
+        };
         let stream = Stream::new(endpoint.api(), asked, target.fingerprint());
         Self::Events {
             splitter: Splitter::default(),
@@ -36,8 +49,13 @@ impl View {
     }
 
     /// Of any other answer.
-    pub fn plain() -> Self {
-        Self::Plain(Capture::new("usage"))
+    pub fn plain(endpoint: Endpoint) -> Self {
+        Self::Plain {
+            usage: Capture::new("usage"),
+            has_choices: endpoint.api() == Api::Choices,
+            bytes: 0,
+            ends: false,
+        }
     }
 
     pub fn is_stream(&self) -> bool {
@@ -48,8 +66,14 @@ impl View {
     /// them goes to `out`.
     pub fn feed(&mut self, data: Bytes, since: Instant, out: &mut VecDeque<Bytes>) -> End {
         match self {
-            Self::Plain(capture) => {
-                capture.feed(&data);
+            Self::Plain {
+                usage, bytes, ends, ..
+            } => {
+                usage.feed(&data);
+                *bytes = bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                if let Some(last) = data.trim_ascii_end().last() {
+                    *ends = *last == b'}';
+                }
                 out.push_back(data);
                 End::Open
             }
@@ -100,24 +124,32 @@ impl View {
 
     /// The best count there is by now.
     pub fn tokens(&self) -> Option<(Tokens, CountedBy)> {
+        // Some servers send a usage of zeros where they did not count.
+        let counted = |tokens: Option<Tokens>, by| {
+            let tokens = tokens.filter(|it| it.prompt > 0 || it.completion > 0);
+            tokens.map(|tokens| (tokens, by))
+        };
         match self {
-            Self::Plain(capture) => {
-                let tokens = Tokens::parse(capture.value().trim_ascii());
-                tokens.map(|tokens| (tokens, CountedBy::Engine))
+            Self::Plain {
+                usage,
+                has_choices,
+                bytes,
+                ends,
+            } => {
+                let told = Tokens::parse(usage.value().trim_ascii());
+                let guess = (*has_choices && *ends).then(|| Tokens::of_answer(*bytes));
+                counted(told, CountedBy::Engine).or_else(|| counted(guess, CountedBy::Estimate))
             }
-            Self::Events { stream, .. } => {
-                let counted = |by| move |tokens| (tokens, by);
-                let last = stream.final_usage().map(counted(CountedBy::Engine));
-                last.or_else(|| stream.running_usage().map(counted(CountedBy::Running)))
-                    .or_else(|| stream.estimate().map(counted(CountedBy::Estimate)))
-            }
+            Self::Events { stream, .. } => counted(stream.final_usage(), CountedBy::Engine)
+                .or_else(|| counted(stream.running_usage(), CountedBy::Running))
+                .or_else(|| counted(stream.estimate(), CountedBy::Estimate)),
         }
     }
 
     /// How many sequences the running count is of.
     pub fn running_sequences(&self) -> u64 {
         match self {
-            Self::Plain(_) => 0,
+            Self::Plain { .. } => 0,
             Self::Events { stream, .. } => stream.running_sequences(),
         }
     }
@@ -125,7 +157,7 @@ impl View {
     /// Generated tokens by the running count, of a stream that has one.
     pub fn running_completion(&self) -> Option<u64> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain { .. } => None,
             Self::Events { stream, .. } => Some(stream.running_usage()?.completion),
         }
     }
@@ -134,7 +166,7 @@ impl View {
     /// then may not be in it.
     pub fn counted_since(&self) -> Option<Instant> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain { .. } => None,
             Self::Events { stream, .. } => stream.counted_since(),
         }
     }
@@ -142,7 +174,7 @@ impl View {
     /// The `system_fingerprint` that the stream showed.
     pub fn fingerprint(&self) -> Option<&Bytes> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain { .. } => None,
             Self::Events { stream, .. } => stream.fingerprint(),
         }
     }

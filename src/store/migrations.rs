@@ -16,10 +16,15 @@ pub(super) fn sqlite() -> Migrator {
             "accounts",
             include_str!("../../migrations/sqlite/0002_accounts.sql"),
         ),
+        (
+            3,
+            "woke",
+            include_str!("../../migrations/sqlite/0003_woke.sql"),
+        ),
     ])
 }
 
-/// The usage table is embedded alone, so its number is left out.
+/// The usage table is embedded alone, so its numbers are left out.
 pub(super) fn postgres() -> Migrator {
     migrator(&[(
         2,

@@ -23,7 +23,7 @@ fn row(request_id: &str, changes: &Value) -> String {
         "prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 2, "total_tokens": 12,
         "counted_by": "engine", "attempts": 1, "wait_ms": 0, "first_byte_ms": 5, "duration_ms": 9,
         "request_bytes": 100, "response_bytes": 200, "client": null, "service": "", "revision": "",
-        "instance_id": "i", "region": "", "labels": [],
+        "instance_id": "i", "region": "", "labels": [], "woke": null,
     });
     for (name, value) in changes.as_object().unwrap() {
         assert!(row.get(name).is_some(), "{name} is no column");

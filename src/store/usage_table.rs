@@ -18,7 +18,7 @@ INSERT INTO usage (request_id, client_request_id, started_at, finished_at, princ
 key_id, username, model, served_model, upstream, endpoint, stream, status, outcome, error_code, \
 prompt_tokens, cached_tokens, completion_tokens, total_tokens, counted_by, attempts, wait_ms, \
 first_byte_ms, duration_ms, request_bytes, response_bytes, client, service, revision, instance_id, \
-region, labels) \
+region, labels, woke) \
 SELECT value->>'request_id', value->>'client_request_id', \
 unixepoch(substr(value->>'started_at', 1, 19)) * 1000000 + CAST(substr(value->>'started_at', 21, 6) AS INTEGER), \
 unixepoch(substr(value->>'finished_at', 1, 19)) * 1000000 + CAST(substr(value->>'finished_at', 21, 6) AS INTEGER), \
@@ -28,13 +28,20 @@ value->>'outcome', value->>'error_code', value->>'prompt_tokens', value->>'cache
 value->>'completion_tokens', value->>'total_tokens', value->>'counted_by', value->>'attempts', \
 value->>'wait_ms', value->>'first_byte_ms', value->>'duration_ms', value->>'request_bytes', \
 value->>'response_bytes', value->>'client', value->>'service', value->>'revision', \
-value->>'instance_id', value->>'region', json(value->'labels') \
+value->>'instance_id', value->>'region', json(value->'labels'), value->>'woke' \
 FROM jsonb_each($1) WHERE true \
 ON CONFLICT (request_id) DO NOTHING";
 
-/// Sums since `$1`, grouped by a constant expression. A call that its client left is no error.
+/// Sums since `$1`, grouped by a constant expression. A call that its client left is no error. The
+/// second text is for a file that a release before wrote, which lacks a column.
 macro_rules! totals {
     ($group:literal, $order:literal) => {
+        [
+            totals!($group, $order, "COUNT(woke)"),
+            totals!($group, $order, "0"),
+        ]
+    };
+    ($group:literal, $order:literal, $wakes:literal) => {
         concat!(
             "SELECT ",
             $group,
@@ -43,24 +50,26 @@ macro_rules! totals {
              SUM(total_tokens) AS total_tokens, \
              SUM(CASE WHEN outcome <> 'client_abort' \
              AND (outcome <> 'complete' OR status >= 400 OR error_code IS NOT NULL) \
-             THEN 1 ELSE 0 END) AS errors \
+             THEN 1 ELSE 0 END) AS errors, ",
+            $wakes,
+            " AS wakes \
              FROM usage WHERE started_at >= $1 GROUP BY 1 ORDER BY ",
             $order,
         )
     };
 }
 
-const BY_KEY: &str = totals!("key_name", "total_tokens DESC, name");
-const BY_USER: &str = totals!("username", "total_tokens DESC, name");
-const BY_MODEL: &str = totals!(
+const BY_KEY: [&str; 2] = totals!("key_name", "total_tokens DESC, name");
+const BY_USER: [&str; 2] = totals!("username", "total_tokens DESC, name");
+const BY_MODEL: [&str; 2] = totals!(
     "COALESCE(NULLIF(model, ''), served_model)",
     "total_tokens DESC, name"
 );
-const BY_DAY: &str = totals!(
+const BY_DAY: [&str; 2] = totals!(
     "strftime('%Y-%m-%d', started_at / 1000000, 'unixepoch')",
     "name"
 );
-const BY_LABEL: &str = totals!(
+const BY_LABEL: [&str; 2] = totals!(
     "(SELECT value->>'value' FROM json_each(labels) WHERE value->>'key' = $2 LIMIT 1)",
     "total_tokens DESC, name"
 );
@@ -68,6 +77,9 @@ const BY_LABEL: &str = totals!(
 /// Those of `$1`, a JSON array, that are there.
 const RECORDED: &str =
     "SELECT request_id FROM usage WHERE request_id IN (SELECT value FROM json_each($1))";
+
+const HAS_WOKE: &str =
+    "SELECT EXISTS (SELECT 1 FROM pragma_table_info('usage') WHERE name = 'woke')";
 
 /// What calls are added up by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +106,8 @@ pub struct Totals {
     pub total_tokens: i64,
     /// Calls that failed for another reason than that the client left.
     pub errors: i64,
+    /// Calls that started a model server that was asleep.
+    pub wakes: i64,
 }
 
 /// The embedded usage table, always in a file.
@@ -187,13 +201,18 @@ impl UsageTable {
     /// # Errors
     /// When the database cannot be read, or has no usage table.
     pub async fn sum_usage(&self, by: &Grouping, since_us: i64) -> Result<Vec<Totals>, StoreError> {
-        let query = match by {
-            Grouping::Key => sqlx::query(BY_KEY).bind(since_us),
-            Grouping::User => sqlx::query(BY_USER).bind(since_us),
-            Grouping::Model => sqlx::query(BY_MODEL).bind(since_us),
-            Grouping::Day => sqlx::query(BY_DAY).bind(since_us),
-            Grouping::Label(name) => sqlx::query(BY_LABEL).bind(since_us).bind(name.clone()),
+        let has_woke: bool = sqlx::query_scalar(HAS_WOKE).fetch_one(&self.pool).await?;
+        let [whole, older] = match by {
+            Grouping::Key => BY_KEY,
+            Grouping::User => BY_USER,
+            Grouping::Model => BY_MODEL,
+            Grouping::Day => BY_DAY,
+            Grouping::Label(_) => BY_LABEL,
         };
+        let mut query = sqlx::query(if has_woke { whole } else { older }).bind(since_us);
+        if let Grouping::Label(name) = by {
+            query = query.bind(name.clone());
+        }
         let rows = query.fetch_all(&self.pool).await?;
         rows.iter()
             .map(|row| {
@@ -205,6 +224,7 @@ impl UsageTable {
                     completion_tokens: row.try_get("completion_tokens")?,
                     total_tokens: row.try_get("total_tokens")?,
                     errors: row.try_get("errors")?,
+                    wakes: row.try_get("wakes")?,
                 })
             })
             .collect()

@@ -150,6 +150,15 @@ impl Upstreams {
 }
 
 impl Request {
+    /// How often the engine counts each prompt, which `usage` counts once: for each choice.
+    #[must_use]
+    pub fn copies(&self) -> u64 {
+        match &self.payload {
+            Payload::Json(object) => output::choices(self.endpoint, object),
+            Payload::Form(_) => 1,
+        }
+    }
+
     /// Sets the most output of each sequence; it may be lowered later, and never be raised or left
     /// out. Events are sent with each token then: the last count of a stream that breaks off is all
     /// that is known of it.

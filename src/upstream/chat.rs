@@ -15,6 +15,8 @@ use super::verdict::{Asked, End, Verdict};
 /// More choices than any engine makes at once; a stream with more is not followed any further.
 const MAX_CHOICES: usize = 4096;
 
+const STOP: &[u8] = b"\"stop\"";
+
 /// What is known of the choices of one stream.
 pub struct Choices {
     asked: Asked,
@@ -36,6 +38,15 @@ struct Choice {
     running: Option<Tokens>,
     /// When the running count was not there yet.
     counted_since: Option<Instant>,
+}
+
+/// What a chunk says of its choices.
+#[derive(Default)]
+struct Noted {
+    /// One of them ends in it.
+    finishes: bool,
+    /// A reason that clients do not know and that is a stop.
+    foreign: Option<Range<usize>>,
 }
 
 struct Held {
@@ -72,7 +83,7 @@ impl Choices {
     /// Judges one event whose data stands at `span`.
     pub(super) fn event(
         &mut self,
-        event: Bytes,
+        mut event: Bytes,
         span: Range<usize>,
         out: &mut Vec<Bytes>,
     ) -> Verdict {
@@ -84,7 +95,7 @@ impl Choices {
             out.push(event);
             return Verdict::end(End::Proper);
         }
-        let Some(chunk) = Chunk::read(&event, span) else {
+        let Some(mut chunk) = Chunk::read(&event, span.clone()) else {
             // No JSON object: what it means is between the client and the upstream.
             self.release(out);
             out.push(event);
@@ -122,8 +133,13 @@ impl Choices {
         };
         self.release(out);
         self.runs.get_or_insert(usage.is_some());
-        let finishes = self.note(&event, choices, usage);
-        self.show(event, chunk, finishes, out);
+        let noted = self.note(&event, choices, usage);
+        if let Some(reason) = noted.foreign {
+            let end = span.end - reason.len() + STOP.len();
+            event = in_place_of(&event, reason, STOP);
+            chunk = Chunk::read(&event, span.start..end).unwrap_or_default();
+        }
+        self.show(event, chunk, noted.finishes, out);
         Verdict::OPEN
     }
 
@@ -182,11 +198,11 @@ impl Choices {
         self.fingerprint.as_ref()
     }
 
-    /// Notes which choices the chunk belongs to; tells whether one of them ends in it.
-    fn note(&mut self, text: &[u8], choices: Range<usize>, usage: Option<Tokens>) -> bool {
-        let mut finishes = false;
+    /// Notes which choices the chunk belongs to, and whether one of them ends in it.
+    fn note(&mut self, text: &[u8], choices: Range<usize>, usage: Option<Tokens>) -> Noted {
+        let mut noted = Noted::default();
         let Some(mut walk) = elements(text, choices) else {
-            return false;
+            return noted;
         };
         while let Some(element) = walk.next_element() {
             let Some((index, reason)) = read_choice(text, element) else {
@@ -201,11 +217,13 @@ impl Choices {
                 choice.counted_since = self.moment;
             }
             if let Some(reason) = reason {
-                finishes = true;
-                choice.finished = is_known(&text[reason]);
+                noted.finishes = true;
+                let is_foreign = is_foreign_stop(&text[reason.clone()]);
+                choice.finished = is_foreign || is_known(&text[reason.clone()]);
+                noted.foreign = noted.foreign.or(is_foreign.then_some(reason));
             }
         }
-        finishes
+        noted
     }
 
     /// Hands the chunk on as the client would have had it.
@@ -303,6 +321,17 @@ fn is_known(reason: &[u8]) -> bool {
             | b"\"tool_calls\""
             | b"\"function_call\""
     )
+}
+
+/// TGI's names of a stop.
+fn is_foreign_stop(reason: &[u8]) -> bool {
+    matches!(reason, b"\"eos_token\"" | b"\"stop_sequence\"")
+}
+
+fn in_place_of(event: &Bytes, span: Range<usize>, value: &[u8]) -> Bytes {
+    [&event[..span.start], value, &event[span.end..]]
+        .concat()
+        .into()
 }
 
 /// The event without one of its members.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::reason::Reason;
 use super::request::Request;
@@ -145,15 +145,6 @@ pub fn asleep() -> Error {
     .retry_after(Duration::from_secs(30))
 }
 
-/// Whether a refusal is about length, and what made it too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TooLong {
-    /// The prompt alone does not fit.
-    Prompt,
-    /// Prompt and asked output together may not fit.
-    Together,
-}
-
 impl Rejected {
     /// An answer to a question of ours.
     pub fn new(status: StatusCode, body: Bytes) -> Self {
@@ -174,8 +165,7 @@ impl Rejected {
     /// Not the server speaks, but what stands before it: Cloud Run's front end, which has no
     /// instance to give the call to.
     pub fn is_front_end(&self) -> bool {
-        matches!(self.status.as_u16(), 429 | 503)
-            && !serde_json::from_slice(&self.body).is_ok_and(|body: Value| body.is_object())
+        matches!(self.status.as_u16(), 429 | 503) && !is_json(&self.body)
     }
 
     /// Google's front end names itself.
@@ -212,109 +202,77 @@ impl Rejected {
         request.asks_for_a_form() && self.too_long().is_none() && !names_its_cause
     }
 
-    /// Reads the text for what it says of length.
-    pub fn too_long(&self) -> Option<TooLong> {
-        if !matches!(self.status.as_u16(), 400 | 413 | 422) {
-            return None;
-        }
-        let (text, code) = error_text(&self.body)?;
-        let text = text.to_ascii_lowercase();
-        let speaks_of_length = [
-            "maximum context length",
-            "max_model_len",
-            "context length",
-            "context window",
-            "context size",
-            "max_new_tokens",
-        ]
-        .iter()
-        .any(|phrase| text.contains(phrase));
-        if !speaks_of_length && code.as_deref() != Some("context_length_exceeded") {
-            return None;
-        }
-        let speaks_of_output = [
-            "max_tokens",
-            "max_completion_tokens",
-            "max_output_tokens",
-            "max_new_tokens",
-            "output tokens",
-            "completion",
-        ]
-        .iter()
-        .any(|phrase| text.contains(phrase));
-        let prompt_alone = text.contains("even without any output tokens") || !speaks_of_output;
-        Some(if prompt_alone {
-            TooLong::Prompt
-        } else {
-            TooLong::Together
-        })
+    /// The upstream's own words, if it gave any.
+    pub fn reason(&self) -> Option<Reason> {
+        let kind = self
+            .headers
+            .get(CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok());
+        let is_text = kind.is_some_and(|kind| kind.trim_start().starts_with("text/plain"));
+        Reason::read(&self.body).or_else(|| is_text.then(|| Reason::plain(&self.body)).flatten())
     }
 
-    /// A prompt that is too long, in the shape that lets clients shorten their conversation. The
-    /// upstream's text is kept.
-    pub fn into_context_refusal(self, api: Api) -> Refusal {
-        let text = error_text(&self.body).map_or_else(
-            || "the prompt is longer than the model's context".to_owned(),
-            |(text, _)| text,
-        );
-        let code = Code::ContextLengthExceeded.as_str();
-        let kind = "invalid_request_error";
-        let object = match api {
-            Api::Messages => json!({"type": "error", "error": {"type": kind, "message": text}}),
-            _ => json!({"error": {"message": text, "type": kind, "param": null, "code": code}}),
-        };
-        Refusal {
-            status: StatusCode::BAD_REQUEST,
-            headers: json_headers(),
-            body: object.to_string().into(),
-            code: code.to_owned(),
-        }
-    }
-
-    /// An answer that is no success: passed on verbatim where clients can use it, else wrapped.
+    /// An answer that is no success: passed on verbatim where clients can read it, in our shape
+    /// where it gives a reason in another, else wrapped.
     ///
     /// # Errors
     /// What the client gets instead of the upstream's own words.
-    pub fn refuse(self) -> Result<Refusal, Error> {
+    pub fn refuse(self, api: Api) -> Result<Refusal, Error> {
+        let reason = self.reason();
         let Self {
             status,
             headers,
             body,
             advice,
         } = self;
-        let read = error_text(&body);
-        if let (400 | 404 | 413 | 422 | 429, Some((_, code))) = (status.as_u16(), &read) {
+        if let Some(reason) = reason
+            .as_ref()
+            .filter(|reason| is_for_clients(status, reason))
+        {
             let mut kept = json_headers();
             if let Some(wait) = headers.get(RETRY_AFTER) {
                 kept.insert(RETRY_AFTER, wait.clone());
             }
-            let code = code.clone().unwrap_or_else(|| status.as_str().to_owned());
             return Ok(Refusal {
                 status,
                 headers: kept,
-                body,
-                code,
+                body: if reason.is_readable {
+                    body
+                } else {
+                    reason.to_body(status, api)
+                },
+                code: (reason.code.clone()).unwrap_or_else(|| status.as_str().to_owned()),
             });
         }
         let mut cause = summary(status, &headers, &body);
         if let Some(advice) = advice {
             cause = format!("{cause}; {advice}");
         }
-        Err(wrap(status, &headers, read.is_some()).because(cause))
+        let error = match &reason {
+            // llama.cpp: not switched on, and the same the next time.
+            Some(reason) if reason.kind.as_deref() == Some("not_supported_error") => unserved(),
+            _ => wrap(status, &headers, is_json(&body)),
+        };
+        Err(error.because(cause))
     }
 }
 
-/// The text of an error object and its code as text, if the body is one.
-pub fn error_text(body: &[u8]) -> Option<(String, Option<String>)> {
-    let value: Value = serde_json::from_slice(body).ok()?;
-    let error = value.get("error")?;
-    let text = error.get("message")?.as_str()?.to_owned();
-    let code = match error.get("code").or_else(|| error.get("type")) {
-        Some(Value::String(code)) => Some(code.clone()),
-        Some(Value::Number(code)) => Some(code.to_string()),
-        _ => None,
-    };
-    Some((text, code))
+/// Whether the caller is told in the upstream's own words. A route that is not there is our
+/// matter, a model that is not there the caller's.
+fn is_for_clients(status: StatusCode, reason: &Reason) -> bool {
+    match status.as_u16() {
+        400 | 413 | 422 | 429 => true,
+        404 => reason.is_readable || reason.has_word("model"),
+        _ => false,
+    }
+}
+
+fn is_json(body: &[u8]) -> bool {
+    serde_json::from_slice(body).is_ok_and(|body: Value| body.is_object())
+}
+
+fn unserved() -> Error {
+    Error::new(Code::NotFound, "the model server does not serve this route")
 }
 
 fn wrap(status: StatusCode, headers: &HeaderMap, is_json: bool) -> Error {
@@ -332,7 +290,7 @@ fn wrap(status: StatusCode, headers: &HeaderMap, is_json: bool) -> Error {
             "the model server has no room in its queue; try again in a moment",
         )
         .retry_after(retry_after(headers).unwrap_or(Duration::from_secs(2))),
-        404 => Error::new(Code::NotFound, "the model server does not serve this route"),
+        404 => unserved(),
         status @ 400..=499 => {
             let code = match status {
                 405 => Code::MethodNotAllowed,
@@ -376,8 +334,8 @@ fn summary(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or("no content type");
-    let code = error_text(body)
-        .and_then(|(_, code)| code)
+    let code = Reason::read(body)
+        .and_then(|reason| reason.code)
         .unwrap_or_default();
     format!(
         "upstream answered {status} {code} ({kind}, {} bytes)",
@@ -385,7 +343,7 @@ fn summary(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     )
 }
 
-fn json_headers() -> HeaderMap {
+pub(super) fn json_headers() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
 }
 

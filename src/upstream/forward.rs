@@ -132,7 +132,10 @@ impl Upstreams {
             });
             trip.restore(&mut request.payload);
             let failure = match self.attempt(request, candidate, busy, progress).await {
-                Ok(answer) => return Ok(Tried::Answered(answer)),
+                Ok(answer) => {
+                    self.note_home(request.affinity, target);
+                    return Ok(Tried::Answered(answer));
+                }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => failure,
             };

@@ -8,15 +8,19 @@ mod bound;
 mod catalogue;
 mod chat;
 mod client;
+mod counters;
 mod endpoint;
+mod estimate;
 mod failure;
 mod fit;
 mod forward;
 mod group;
 mod headers;
 mod json;
+mod length;
 mod models;
 mod object;
+mod options;
 mod progress;
 mod reason;
 mod request;
@@ -36,6 +40,7 @@ pub use affinity::Affinity;
 pub use bound::{Bound, DECISIVE};
 pub use catalogue::Catalogue;
 pub use client::Client;
+pub use counters::{Comparison, Meter};
 pub use endpoint::Endpoint;
 pub use failure::Refusal;
 pub use headers::{clean_incoming, outgoing};
@@ -53,14 +58,15 @@ pub use tokens::Tokens;
 pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
 
+use lru::LruCache;
 use reqwest::Url;
 use tokio::sync::{Notify, Semaphore};
 
 use access::{Access, ApiKey};
-use balance::Balance;
 use client::read_bounded;
 use group::Group;
 use target::Setup;
@@ -70,12 +76,17 @@ use crate::google::{Fault, Google};
 
 /// Calls that may wait for a target at once; each holds its body meanwhile.
 const ROOM: usize = 1000;
+/// Conversations of which it is known who served them last.
+const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// All model servers of this gateway.
 pub struct Upstreams {
     groups: Vec<Group>,
     targets: Vec<Arc<Target>>,
-    balance: Balance,
+    /// Which target comes first among equals; counts up with each call.
+    turn: AtomicUsize,
+    /// Which target served a conversation last.
+    homes: Mutex<LruCache<u64, u64>>,
     /// Of all groups.
     aliases: BTreeMap<String, String>,
     limits: Limits,
@@ -137,7 +148,8 @@ impl Upstreams {
         Ok(Self {
             targets: targets.collect(),
             groups,
-            balance: Balance::default(),
+            turn: AtomicUsize::new(0),
+            homes: Mutex::new(LruCache::new(CONVERSATIONS)),
             aliases: config.aliases.clone(),
             limits: limits.clone(),
             room: Arc::new(Semaphore::new(ROOM)),

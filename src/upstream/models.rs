@@ -1,7 +1,6 @@
 //! What an upstream is known to serve, learnt from its `/v1/models` and `/version`.
 
 use http::StatusCode;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
@@ -68,13 +67,10 @@ impl Knowledge {
     /// A model by its id.
     #[must_use]
     pub fn card(&self, id: &str) -> Option<&ModelCard> {
-        self.models.as_deref()?.iter().find(|card| card.id == id)
+        let models = self.models.as_deref()?;
+        let is_latest = |card: &&ModelCard| card.id.strip_suffix(":latest") == Some(id);
+        (models.iter().find(|card| card.id == id)).or_else(|| models.iter().find(is_latest))
     }
-}
-
-#[derive(Deserialize)]
-struct List {
-    data: Vec<Map<String, Value>>,
 }
 
 /// Why an upstream told nothing.
@@ -117,9 +113,7 @@ pub async fn ask(target: &Target, deadline: Instant) -> Result<Knowledge, Silenc
         return Err(Silence::Denied);
     }
     let is_vllm = match get("/version").await {
-        Ok(Ok((StatusCode::OK, body))) => {
-            Some(serde_json::from_slice::<Value>(&body).is_ok_and(|v| v.get("version").is_some()))
-        }
+        Ok(Ok((StatusCode::OK, body))) => Some(is_vllm_version(&body)),
         Ok(Ok((status, _))) if matches!(status.as_u16(), 404 | 405 | 501) => Some(false),
         _ => None,
     };
@@ -142,15 +136,142 @@ pub fn unknown_model() -> Error {
     )
 }
 
+/// LocalAI has a version, too: `{"version":"v3.8.0 (...)"}`, where vLLM's begins with its number.
+fn is_vllm_version(body: &[u8]) -> bool {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let has_v = |text: &str| {
+        text.strip_prefix('v')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    answer
+        .get("version")
+        .is_some_and(|version| !version.as_str().is_some_and(has_v))
+}
+
 fn read_list(body: &[u8]) -> Option<Vec<ModelCard>> {
-    let list: List = serde_json::from_slice(body).ok()?;
-    let cards = list.data.into_iter().filter_map(|raw| {
+    let list: Value = serde_json::from_slice(body).ok()?;
+    // Some servers send the bare list.
+    let Value::Array(cards) = (match list {
+        Value::Object(mut list) => list.remove("data")?,
+        list => list,
+    }) else {
+        return None;
+    };
+    let cards = cards.into_iter().filter_map(|card| {
+        let Value::Object(mut raw) = card else {
+            return None;
+        };
         let id = raw.get("id")?.as_str()?.to_owned();
+        let max_model_len = context_length(&raw);
+        if let Some(length) = max_model_len {
+            raw.insert("max_model_len".to_owned(), length.into());
+        }
         Some(ModelCard {
             id,
-            max_model_len: raw.get("max_model_len").and_then(Value::as_u64),
+            max_model_len,
             raw,
         })
     });
     Some(cards.collect())
+}
+
+/// The context length on a card, wherever the server puts it: the one that it was loaded with before
+/// the most that the model has.
+fn context_length(card: &Map<String, Value>) -> Option<u64> {
+    const NAMES: [&str; 8] = [
+        // vLLM.
+        "max_model_len",
+        // LM Studio.
+        "loaded_context_length",
+        // llama.cpp, under `meta`.
+        "n_ctx",
+        // Jan.
+        "ctx_len",
+        "context_length",
+        "context_window",
+        "max_context_length",
+        "n_ctx_train",
+    ];
+    let meta = card.get("meta");
+    let member = |name: &&str| card.get(*name).or_else(|| meta?.get(*name))?.as_u64();
+    NAMES.iter().find_map(member).filter(|length| *length > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_any_server_tells_its_models_and_their_context() {
+        let cases = [
+            (
+                r#"{"object":"list","data":[{"id":"m","max_model_len":4096,"context_length":8192}]}"#,
+                Some(4096),
+            ),
+            (
+                r#"{"models":[{"name":"m"}],"object":"list","data":[{"id":"m","meta":{"n_ctx":4096,"n_ctx_train":32768}}]}"#,
+                Some(4096),
+            ),
+            (
+                r#"{"data":[{"id":"m","meta":{"n_ctx_train":32768}}]}"#,
+                Some(32768),
+            ),
+            (
+                r#"{"data":[{"id":"m","loaded_context_length":4096,"max_context_length":32768}]}"#,
+                Some(4096),
+            ),
+            (
+                r#"{"data":[{"id":"m","max_context_length":32768}]}"#,
+                Some(32768),
+            ),
+            (r#"{"data":[{"id":"m","ctx_len":4096}]}"#, Some(4096)),
+            (r#"[{"id":"m","context_length":4096}]"#, Some(4096)),
+            (
+                r#"{"data":[{"id":"m","meta":null,"max_model_len":null,"context_window":"long"}]}"#,
+                None,
+            ),
+            (
+                r#"{"data":[{"id":"m","n_ctx":0},{"object":"model"},7]}"#,
+                None,
+            ),
+        ];
+        for (body, context) in cases {
+            let models = read_list(body.as_bytes()).expect(body);
+            assert_eq!(models.len(), 1, "{body}");
+            assert_eq!(models[0].max_model_len, context, "{body}");
+            let shown = models[0].raw.get("max_model_len").and_then(Value::as_u64);
+            assert_eq!(shown, context, "{body}");
+        }
+        for body in [r#"{"models":[{"id":"m"}]}"#, r#"{"data":{}}"#, "7", ""] {
+            assert!(read_list(body.as_bytes()).is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn vllm_is_told_from_others_by_its_version() {
+        for (body, is_vllm) in [
+            (r#"{"version":"0.32.0"}"#, true),
+            (r#"{"version":"0.1.dev1+g2"}"#, true),
+            (r#"{"version":"v3.8.0 (c0d1d02)"}"#, false),
+            (r#"{"message":"llama"}"#, false),
+            ("v1", false),
+        ] {
+            assert_eq!(is_vllm_version(body.as_bytes()), is_vllm, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_model_without_its_tag_is_the_latest() {
+        let models = read_list(
+            br#"{"data":[{"id":"a:latest"},{"id":"b:7b"},{"id":"c"},{"id":"c:latest"}]}"#,
+        );
+        let known = Knowledge {
+            models,
+            ..Knowledge::default()
+        };
+        let found = |id| known.card(id).map(|card| card.id.as_str());
+        assert_eq!(found("a"), Some("a:latest"));
+        assert_eq!(found("b"), None);
+        assert_eq!(found("c"), Some("c"));
+    }
 }

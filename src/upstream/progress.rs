@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::counters::Stay;
 use super::target::{Target, lock};
 
 /// What a call has been through so far.
@@ -21,17 +22,24 @@ pub struct Passage {
     pub woke: bool,
 }
 
-/// A call's passage, readable when the call itself is gone.
+/// A call's passage, readable when the call itself is gone. Dropped when the call has settled.
 #[derive(Default)]
-pub struct Progress(Mutex<Passage>);
+pub struct Progress(Mutex<(Passage, Option<Stay>)>);
 
 impl Progress {
     #[must_use]
     pub fn so_far(&self) -> Passage {
-        lock(&self.0).clone()
+        lock(&self.0).0.clone()
     }
 
     pub(super) fn note(&self, change: impl FnOnce(&mut Passage)) {
-        change(&mut lock(&self.0));
+        let mut held = lock(&self.0);
+        let (passage, stay) = &mut *held;
+        change(passage);
+        if let Some(target) = &passage.target
+            && !stay.as_ref().is_some_and(|stay| stay.is_at(target))
+        {
+            *stay = Some(Stay::begin(target.clone()));
+        }
     }
 }

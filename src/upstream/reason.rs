@@ -1,7 +1,11 @@
-//! What the body of an error says, in the shapes that the servers have for it. Pure; knows neither
-//! statuses nor what becomes of the call.
+//! What the body of an error says, in the shapes that the servers have for it. Pure; knows nothing of
+//! what becomes of the call.
 
-use serde_json::{Map, Value};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::stream::Api;
 
 /// Longer texts are cut where they are put into another shape: some servers quote whole requests.
 const TEXT_BYTES: usize = 2000;
@@ -10,8 +14,10 @@ const TEXT_BYTES: usize = 2000;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reason {
     pub text: String,
-    /// The upstream's `code` or `type`.
+    /// The upstream's `code`, or else its `type`.
     pub code: Option<String>,
+    /// Its `type`.
+    pub kind: Option<String>,
     /// Clients can read it as it came: an object `error` with a `message`.
     pub is_readable: bool,
 }
@@ -35,6 +41,7 @@ impl Reason {
                 return Some(Self {
                     text: text.to_owned(),
                     code: code(error),
+                    kind: member(error, "type"),
                     is_readable: true,
                 });
             }
@@ -66,8 +73,29 @@ impl Reason {
         (!text.is_empty()).then(|| Self {
             text: text[..end].to_owned(),
             code: code(about),
+            kind: member(about, "type"),
             is_readable: false,
         })
+    }
+
+    /// The text in the shape that clients can read.
+    pub fn to_body(&self, status: StatusCode, api: Api) -> Bytes {
+        let (kind, code) = match status.as_u16() {
+            404 => ("not_found_error", "model_not_found"),
+            413 => ("request_too_large", "body_too_large"),
+            429 => ("rate_limit_error", "rate_limit_exceeded"),
+            _ => ("invalid_request_error", "invalid_request"),
+        };
+        let code = self.code.as_deref().unwrap_or(code);
+        let object = match api {
+            Api::Messages => {
+                json!({"type": "error", "error": {"type": kind, "message": self.text}})
+            }
+            _ => {
+                json!({"error": {"message": self.text, "type": kind, "param": null, "code": code}})
+            }
+        };
+        object.to_string().into()
     }
 
     /// Whether one of the phrases stands in the text, whatever its letters' case.
@@ -86,11 +114,15 @@ impl Reason {
 fn code(error: &Map<String, Value>) -> Option<String> {
     ["code", "type", "error_type"]
         .iter()
-        .find_map(|name| match error.get(*name)? {
-            Value::String(code) => Some(code.clone()),
-            Value::Number(code) => Some(code.to_string()),
-            _ => None,
-        })
+        .find_map(|name| member(error, name))
+}
+
+fn member(error: &Map<String, Value>, name: &str) -> Option<String> {
+    match error.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 /// A fault of FastAPI's: where, and what. What was sent is left out.

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::models::Knowledge;
-use super::{Affinity, Asked, Endpoint, Object};
+use super::{Affinity, Asked, Endpoint, Object, estimate};
 use crate::error::{Code, Error};
 
 /// What is to be sent upstream, and what the caller needs to know of it.
@@ -58,6 +58,15 @@ impl Request {
             return Ok(());
         }
         Err(Error::new(Code::ModelNotAllowed, "this key may not call this model").param("model"))
+    }
+
+    /// A guess at the tokens of the prompt, for a server that does not count them.
+    #[must_use]
+    pub fn estimate_prompt(&self) -> u64 {
+        match &self.payload {
+            Payload::Json(object) => estimate::prompt(object),
+            Payload::Form(_) => 0,
+        }
     }
 
     /// Whether a whole answer is asked for that is to have a form: calls of tools, or JSON.

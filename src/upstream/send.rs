@@ -10,10 +10,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Upstreams;
 use super::access;
 use super::client::read_bounded;
-use super::failure::{self, Refusal, Rejected, TooLong};
+use super::failure::{self, Refusal, Rejected};
 use super::fit::{self, Fit};
 use super::forward::is_about_model;
+use super::length::TooLong;
 use super::models::{Knowledge, Silence};
+use super::options;
 use super::progress::Progress;
 use super::request::Request;
 use super::routing::Candidate;
@@ -199,7 +201,7 @@ impl Call<'_> {
         if fit::may_exceed(request, known) {
             fit = fit::lower(target, request, known).await;
         }
-        let first = match self.send(request).await? {
+        let first = match self.send_plainer(request).await? {
             Sent::Rejected(rejected) if rejected.too_long() == Some(TooLong::Together) => rejected,
             sent => return self.judge(sent, request),
         };
@@ -211,7 +213,7 @@ impl Call<'_> {
             Fit::Fits | Fit::Unknown if fit::drop_limit(request, known) => {}
             // Not the prompt is too long: the upstream's own words say what is.
             Fit::Fits | Fit::Unknown if fit::asked_output(request).is_some() => {
-                return Ok(Answer::Refusal(first.refuse()?));
+                return Ok(Answer::Refusal(first.refuse(request.endpoint.api())?));
             }
             Fit::Fits | Fit::Unknown | Fit::PromptTooLong => {
                 return self.judge(Sent::Rejected(first), request);
@@ -238,8 +240,35 @@ impl Call<'_> {
             Sent::Rejected(rejected) if rejected.too_long().is_some() => {
                 Answer::Refusal(rejected.into_context_refusal(request.endpoint.api()))
             }
-            Sent::Rejected(rejected) => Answer::Refusal(rejected.refuse()?),
+            Sent::Rejected(rejected) => Answer::Refusal(rejected.refuse(request.endpoint.api())?),
         })
+    }
+
+    /// Sends the call, again without what the server refuses of it, which is remembered.
+    async fn send_plainer(&mut self, request: &mut Request) -> Result<Sent, Failure> {
+        let target = self.target;
+        target.refused().leave_out(request, self.known);
+        let mut left_out = Vec::new();
+        loop {
+            let sent = self.send(request).await?;
+            let extra = match &sent {
+                Sent::Head(_) => None,
+                Sent::Rejected(rejected) => {
+                    options::take_out_refused(request, rejected, self.known)
+                }
+            };
+            match extra {
+                Some(extra) => left_out.push(extra),
+                None => {
+                    if matches!(sent, Sent::Head(_)) {
+                        left_out
+                            .iter()
+                            .for_each(|extra| target.refused().note(*extra));
+                    }
+                    return Ok(sent);
+                }
+            }
+        }
     }
 
     /// One request on the wire, and what its head says.
@@ -276,7 +305,7 @@ impl Call<'_> {
         }
         target.note_served(!rejected.status.is_server_error());
         if rejected.status == StatusCode::SERVICE_UNAVAILABLE
-            && let Err(error) = rejected.clone().refuse()
+            && let Err(error) = rejected.clone().refuse(request.endpoint.api())
         {
             return Err(Failure::Overloaded(error));
         }

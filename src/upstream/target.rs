@@ -14,8 +14,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::access::{Access, ApiKey, Credentials};
 use super::bound::Lessons;
 use super::client::Client;
+use super::counters::Meter;
 use super::failure::{self, Rejected};
 use super::models::{Knowledge, Silence, ask};
+use super::options::Refused;
 use super::state::{Standing, State};
 use crate::google::Fault;
 
@@ -57,6 +59,8 @@ pub struct Target {
     /// The `system_fingerprint` that its streams show.
     fingerprint: Mutex<Option<Bytes>>,
     lessons: Lessons,
+    meter: Meter,
+    refused: Refused,
     in_flight: AtomicUsize,
     wakes: AtomicU64,
     last_wake: Mutex<Option<Wake>>,
@@ -137,6 +141,8 @@ impl Target {
             health: tokio::sync::Mutex::default(),
             fingerprint: Mutex::default(),
             lessons: Lessons::default(),
+            meter: Meter::default(),
+            refused: Refused::default(),
             in_flight: AtomicUsize::new(0),
             wakes: AtomicU64::new(0),
             last_wake: Mutex::default(),
@@ -329,6 +335,17 @@ impl Target {
         &self.lessons
     }
 
+    /// What its calls came to.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Which members of a call it was found to refuse.
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
     pub fn fingerprint(&self) -> Option<Bytes> {
         lock(&self.fingerprint).clone()
     }
@@ -413,6 +430,7 @@ impl Target {
                 // answers the old list is the last known one.
                 Arc::make_mut(&mut lock(&self.knowledge)).asked_at = None;
                 self.lessons.forget();
+                self.refused.forget();
             }
             State::Unknown | State::Cold => {}
         }

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::estimate;
+
 /// What a call used, by the engine's count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -32,6 +34,15 @@ struct Details {
 }
 
 impl Tokens {
+    /// A guess for a whole answer of this size that tells no usage; its prompt is not known here.
+    #[must_use]
+    pub fn of_answer(body_bytes: u64) -> Self {
+        Self {
+            completion: estimate::completion(body_bytes),
+            ..Self::default()
+        }
+    }
+
     /// Reads a `usage` value; `None` if it counts no tokens (null, or seconds of audio).
     #[must_use]
     pub fn parse(usage: &[u8]) -> Option<Self> {

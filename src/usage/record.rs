@@ -95,6 +95,8 @@ pub struct UsageRecord {
     pub counted_by: CountedBy,
     pub attempts: u32,
     pub wait_ms: u64,
+    /// It started its upstream.
+    pub woke: bool,
     /// First data, not the head.
     pub first_byte_ms: Option<u64>,
     pub duration_ms: u64,

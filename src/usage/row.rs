@@ -98,6 +98,7 @@ impl Origin {
                 service: &self.labels,
                 own: &record.labels,
             },
+            woke: record.woke.then_some(true),
         }
     }
 }
@@ -138,6 +139,8 @@ struct Columns<'a> {
     instance_id: Text<'a>,
     region: Text<'a>,
     labels: Labels<'a>,
+    /// Null unless it did: rows that are older than the column say the same.
+    woke: Option<bool>,
 }
 
 /// A text of foreign origin.

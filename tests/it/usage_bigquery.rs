@@ -98,6 +98,7 @@ fn row(id: &str, key: Option<&str>, tokens: i64) -> Value {
         "counted_by": "engine", "attempts": 1, "wait_ms": 0, "first_byte_ms": 5, "duration_ms": 1000,
         "request_bytes": 10, "response_bytes": 20, "client": null, "service": "", "revision": "",
         "instance_id": "i", "region": "", "labels": [{"key": "team", "value": "ml"}],
+        "woke": null,
     })
 }
 
@@ -116,7 +117,7 @@ fn made_rows() -> Vec<Value> {
         json!({"status": 502, "outcome": "upstream_error", "error_code": "upstream_error"});
     let left = json!({"status": 499, "outcome": "client_abort"});
     let rows = vec![
-        row("a", Some("ci"), 5),
+        with(row("a", Some("ci"), 5), &json!({"woke": true})),
         with(row("b", Some("ci"), 7), &failed),
         with(row("c", Some("=cmd()"), 100), &left),
         with(row("d", None, 1), &user),
@@ -190,7 +191,7 @@ async fn a_report_begins_where_it_is_told_to() {
     assert_eq!(
         since[0],
         json!({"key": "ci", "requests": 3, "prompt_tokens": 30, "cached_tokens": 12,
-        "completion_tokens": 1012, "total_tokens": 1042, "errors": 1})
+        "completion_tokens": 1012, "total_tokens": 1042, "errors": 1, "wakes": 1})
     );
     let table = printed(&report(&server, &[]).await);
     assert!(

@@ -43,8 +43,9 @@ SAYINGS = {
     "<|hello|>": "Hello. I know a few sentences by heart, and this is one.",
     "<|weather|>": call("get_weather", city="Paris", unit="celsius"),
     "<|told|>": "It is mild there, eighteen degrees.",
-    "<|write|>": call("write", filePath="note.txt", content="the tide is high\n"),
-    "<|bash|>": call("bash", command="wc -c note.txt", description="Count the bytes"),
+    # Arguments in the order of the tool's schema: llama.cpp holds the model to it.
+    "<|write|>": call("write", content="the tide is high\n", filePath="note.txt"),
+    "<|bash|>": call("bash", command="wc -c note.txt"),
     "<|read|>": call("read", filePath="note.txt"),
     "<|tide|>": "The note holds one line: the tide is high",
 }

@@ -7,7 +7,7 @@ use crate::google::{Cells, Fault, Parameter, TABLE, Table};
 use crate::store::{Grouping, Totals};
 
 /// Columns that are added up or grouped by, with their types.
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("key_name", "STRING"),
     ("username", "STRING"),
     ("model", "STRING"),
@@ -19,6 +19,7 @@ const COLUMNS: [(&str, &str); 11] = [
     ("cached_tokens", "INT64"),
     ("completion_tokens", "INT64"),
     ("total_tokens", "INT64"),
+    ("woke", "BOOL"),
 ];
 
 const LABEL: &str = "(SELECT l.value FROM UNNEST(labels) AS l WHERE l.key = @label LIMIT 1)";
@@ -97,7 +98,8 @@ fn sql(by: &Grouping, columns: &[String]) -> String {
          IFNULL(SUM(completion_tokens), 0) AS completion_tokens, \
          IFNULL(SUM(total_tokens), 0) AS total_tokens, \
          COUNTIF(outcome != 'client_abort' \
-         AND (outcome != 'complete' OR status >= 400 OR error_code IS NOT NULL)) AS errors \
+         AND (outcome != 'complete' OR status >= 400 OR error_code IS NOT NULL)) AS errors, \
+         COUNTIF(woke) AS wakes \
          FROM (SELECT started_at, {read} FROM {TABLE} WHERE started_at >= @since \
          QUALIFY ROW_NUMBER() OVER (PARTITION BY request_id ORDER BY finished_at) = 1) \
          GROUP BY name ORDER BY {order}",
@@ -118,5 +120,6 @@ fn totals(cells: &Cells) -> Option<Totals> {
         completion_tokens: figure(3)?,
         total_tokens: figure(4)?,
         errors: figure(5)?,
+        wakes: figure(6)?,
     })
 }

@@ -7,16 +7,17 @@ use serde_json::{Map, Value};
 use crate::store::Totals;
 
 /// Headings of the figures, in the order of [`figures`].
-const FIGURES: [&str; 6] = [
+const FIGURES: [&str; 7] = [
     "requests",
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
     "total_tokens",
     "errors",
+    "wakes",
 ];
 
-fn figures(totals: &Totals) -> [i64; 6] {
+fn figures(totals: &Totals) -> [i64; 7] {
     [
         totals.requests,
         totals.prompt_tokens,
@@ -24,13 +25,14 @@ fn figures(totals: &Totals) -> [i64; 6] {
         totals.completion_tokens,
         totals.total_tokens,
         totals.errors,
+        totals.wakes,
     ]
 }
 
 pub(super) fn table(heading: &str, totals: &[Totals]) -> String {
-    let mut lines: Vec<(String, [String; 6])> =
+    let mut lines: Vec<(String, [String; 7])> =
         vec![(heading.to_owned(), FIGURES.map(str::to_owned))];
-    let mut sums = [0_i64; 6];
+    let mut sums = [0_i64; 7];
     for group in totals {
         let figures = figures(group);
         for (sum, figure) in sums.iter_mut().zip(figures) {
@@ -46,7 +48,7 @@ pub(super) fn table(heading: &str, totals: &[Totals]) -> String {
         .map(|(name, _)| name.chars().count())
         .max()
         .unwrap_or_default();
-    let mut widths = [0; 6];
+    let mut widths = [0; 7];
     for (_, cells) in &lines {
         for (width, cell) in widths.iter_mut().zip(cells) {
             *width = cell.len().max(*width);

@@ -32,6 +32,7 @@ fn group(name: Option<&str>, requests: i64) -> Totals {
         completion_tokens: 5,
         total_tokens: 1005,
         errors: 1,
+        wakes: requests / 3,
     }
 }
 
@@ -90,10 +91,10 @@ fn since_takes_spans_dates_and_times() {
 fn the_table_aligns_figures_and_ends_in_a_total() {
     let text = table("key", &[group(Some("opencode"), 12), group(None, 3)]);
     let wanted = "\
-key       requests  prompt_tokens  cached_tokens  completion_tokens  total_tokens  errors
-opencode        12           1000             10                  5          1005       1
-(none)           3           1000             10                  5          1005       1
-total           15           2000             20                 10          2010       2
+key       requests  prompt_tokens  cached_tokens  completion_tokens  total_tokens  errors  wakes
+opencode        12           1000             10                  5          1005       1      4
+(none)           3           1000             10                  5          1005       1      1
+total           15           2000             20                 10          2010       2      5
 ";
     assert_eq!(text, wanted);
 }
@@ -117,9 +118,9 @@ fn csv_cells_are_quoted_and_never_a_formula() {
     }
     let text = csv("key", &[group(Some("=x"), 2), group(None, 1)]);
     let wanted = "\
-key,requests,prompt_tokens,cached_tokens,completion_tokens,total_tokens,errors
-'=x,2,1000,10,5,1005,1
-,1,1000,10,5,1005,1
+key,requests,prompt_tokens,cached_tokens,completion_tokens,total_tokens,errors,wakes
+'=x,2,1000,10,5,1005,1,0
+,1,1000,10,5,1005,1,0
 ";
     assert_eq!(text, wanted);
 }
@@ -129,7 +130,7 @@ fn json_is_an_array_of_objects() {
     let text = json_text("label:team", &[group(Some("ml"), 2), group(None, 1)]);
     let value: Value = serde_json::from_str(&text).unwrap();
     let figures = json!({"requests": 2, "prompt_tokens": 1000, "cached_tokens": 10, "completion_tokens": 5,
-        "total_tokens": 1005, "errors": 1});
+        "total_tokens": 1005, "errors": 1, "wakes": 0});
     let mut first = json!({"label:team": "ml"});
     first
         .as_object_mut()
@@ -198,7 +199,7 @@ async fn calls_count_from_the_moment_named_on() {
         "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 2, "total_tokens": 3,
         "counted_by": "engine", "attempts": 1, "wait_ms": 0, "duration_ms": 1, "request_bytes": 1,
         "response_bytes": 1, "service": "", "revision": "", "instance_id": "", "region": "",
-        "labels": [],
+        "labels": [], "woke": true,
     });
     UsageTable::open(&path)
         .await

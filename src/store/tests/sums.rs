@@ -30,8 +30,11 @@ async fn sums_are_grouped_ordered_and_cut_at_the_start() {
             "5",
             &json!({"key_name": "a", "outcome": "timeout", "error_code": "upstream_timeout"}),
         ),
-        row("6", &json!({"key_name": "a", "status": 400})),
-        row("7", &json!({"key_name": "a", "outcome": "drained"})),
+        row("6", &json!({"key_name": "a", "status": 400, "woke": true})),
+        row(
+            "7",
+            &json!({"key_name": "a", "outcome": "drained", "woke": null}),
+        ),
     ];
     store.insert_usage(&batch).await.unwrap();
 
@@ -67,6 +70,7 @@ async fn sums_are_grouped_ordered_and_cut_at_the_start() {
         completion_tokens: 10,
         total_tokens: 60,
         errors: 3,
+        wakes: 1,
     };
     assert_eq!(since[1], wanted);
     assert_eq!(since.len(), 2);
@@ -78,4 +82,30 @@ async fn sums_are_grouped_ordered_and_cut_at_the_start() {
             .requests,
         4
     );
+}
+
+#[tokio::test]
+async fn a_file_of_a_release_that_knew_no_wakes_is_summed_and_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(FILE_NAME);
+    let store = UsageTable::open(&path).await.unwrap();
+    store.insert_usage(&[row("1", &json!({}))]).await.unwrap();
+    for old in [
+        "ALTER TABLE usage DROP COLUMN woke",
+        "DELETE FROM _sqlx_migrations WHERE version = 3",
+    ] {
+        sqlx::query(old).execute(&store.pool).await.unwrap();
+    }
+    store.close().await;
+    let store = UsageTable::open_read_only(&path).await.unwrap();
+    for by in [Grouping::Key, Grouping::Label("team".into())] {
+        let sums = store.sum_usage(&by, 0).await.unwrap();
+        assert_eq!((sums[0].requests, sums[0].wakes), (1, 0));
+    }
+    store.close().await;
+    let store = UsageTable::open(&path).await.unwrap();
+    let woke = row("2", &json!({"woke": true}));
+    store.insert_usage(&[woke]).await.unwrap();
+    let sums = store.sum_usage(&Grouping::Key, 0).await.unwrap();
+    assert_eq!((sums[0].requests, sums[0].wakes), (2, 1));
 }

@@ -9,7 +9,7 @@ use super::line::{write_json_string, write_level, write_printable, write_time};
 use crate::usage::Charged;
 
 /// The columns of the short form, in order.
-const SHORT: [&str; 13] = [
+const SHORT: [&str; 14] = [
     "request_id",
     "key_name",
     "username",
@@ -22,6 +22,7 @@ const SHORT: [&str; 13] = [
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
+    "woke",
     "duration_ms",
 ];
 
@@ -108,7 +109,7 @@ fn write_short(buffer: &mut Vec<u8>, row: &[u8]) {
 mod tests {
     use super::*;
 
-    const ROW: &[u8] = br#"{"request_id":"r","key_name":"a b","status":200,"error_code":null,"labels":[{"key":"k","value":"v"}]}"#;
+    const ROW: &[u8] = br#"{"request_id":"r","key_name":"a b","status":200,"error_code":null,"labels":[{"key":"k","value":"v"}],"woke":true}"#;
 
     #[test]
     fn a_json_line_holds_the_whole_row() {
@@ -162,7 +163,7 @@ mod tests {
         write_text(&mut buffer, ROW, None, false);
         let line = String::from_utf8(buffer).unwrap();
         assert!(
-            line.ends_with(" INFO usage request_id=r key_name=a b status=200\n"),
+            line.ends_with(" INFO usage request_id=r key_name=a b status=200 woke=true\n"),
             "{line}"
         );
     }

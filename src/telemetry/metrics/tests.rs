@@ -29,6 +29,7 @@ fn record(outcome: Outcome) -> UsageRecord {
         counted_by: CountedBy::Engine,
         attempts: 1,
         wait_ms: 0,
+        woke: false,
         first_byte_ms: Some(90),
         duration_ms: 700,
         request_bytes: 0,

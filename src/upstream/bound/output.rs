@@ -66,6 +66,16 @@ pub fn read(endpoint: Endpoint, object: &Object, context: Option<u64>) -> Result
     })
 }
 
+/// Choices of each prompt, as an engine understands it; 1 where it refuses what stands there.
+pub fn choices(endpoint: Endpoint, object: &Object) -> u64 {
+    match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Completions => {
+            figure(object, "n", 1).ok().flatten().unwrap_or(1)
+        }
+        _ => 1,
+    }
+}
+
 /// Less output than this the upstream refuses.
 fn needed(endpoint: Endpoint, object: &Object) -> Result<u64, Error> {
     let least = figure(object, "min_tokens", 0)?.unwrap_or(0);

@@ -48,6 +48,7 @@ pub(in crate::usage) fn record(request_id: &str) -> UsageRecord {
         counted_by: CountedBy::Running,
         attempts: 1,
         wait_ms: 3,
+        woke: true,
         first_byte_ms: Some(41),
         duration_ms: 950,
         request_bytes: 2048,
@@ -81,6 +82,7 @@ fn a_row_holds_every_column_with_its_value() {
         "region": "europe-west4",
         "labels": [{"key": "team", "value": "ml"}, {"key": "environment", "value": "test"},
                    {"key": "cost-center", "value": "e1"}],
+        "woke": true,
     });
     assert_eq!(value(&record("r1")), expected);
 }
@@ -122,6 +124,7 @@ fn an_optional_field_is_a_nullable_column() {
     (bare.client_request_id, bare.key_name, bare.key_id) = (None, None, None);
     (bare.model, bare.served_model, bare.client) = (None, None, None);
     (bare.first_byte_ms, bare.error_code) = (None, None);
+    bare.woke = false;
     let row = value(&bare);
     for column in &schema {
         let null = row[column["name"].as_str().unwrap()].is_null();

@@ -37,7 +37,8 @@ export function findBinary() {
 }
 
 /**
- * One `opencode run` in a fresh project folder.
+ * One `opencode run` in a fresh project folder, or another command, whose words are `args`.
+ * Without `model` the configuration says which.
  *
  * `config` is the user's opencode.json, put into the project as it is; `auth` is what
  * `/connect` would have stored.  The answer holds the exit code, the events of
@@ -45,7 +46,7 @@ export function findBinary() {
  * and `project`, which is there until `remove()`.  A run that takes longer than
  * `timeoutMs` is killed with its children and has `timedOut` set.
  */
-export async function runOpencode({ config, auth, env = {}, model, prompt, timeoutMs = 60_000 }) {
+export async function runOpencode({ config, auth, env = {}, model, prompt, args, timeoutMs = 60_000 }) {
   const root = await mkdtemp(join(tmpdir(), 'tollgate-opencode-'));
   const folder = (...names) => join(root, ...names);
   for (const name of ['project', 'home', 'tmp', 'data/opencode']) {
@@ -56,7 +57,8 @@ export async function runOpencode({ config, auth, env = {}, model, prompt, timeo
     await writeFile(folder('data', 'opencode', 'auth.json'), JSON.stringify(auth), { mode: 0o600 });
   }
   const trap = await startTrap();
-  const ended = await spawnBounded(['run', '--format', 'json', '--model', model, prompt], timeoutMs, {
+  args ??= ['run', '--format', 'json', ...(model ? ['--model', model] : []), prompt];
+  const ended = await spawnBounded(args, timeoutMs, {
     cwd: folder('project'),
     env: {
       PATH: process.env.PATH,

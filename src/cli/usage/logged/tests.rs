@@ -14,6 +14,7 @@ fn usage(id: &str) -> Value {
         "total_tokens": 3, "counted_by": "engine", "attempts": 1, "wait_ms": 0, "first_byte_ms": 5,
         "duration_ms": 1000, "request_bytes": 10, "response_bytes": 20, "client": null, "service": "",
         "revision": "", "instance_id": "i", "region": "", "labels": [{"key": "team", "value": "ml"}],
+        "woke": true,
     })
 }
 
@@ -119,6 +120,16 @@ fn a_row_that_is_not_whole_is_told_of() {
     let (rows, log) = read(with("of_tomorrow", json!(1)).to_string()).unwrap();
     assert_eq!((rows.len(), columns(&rows[0])), (1, usage("a")));
     assert!(log.unknown_columns.contains("of_tomorrow"));
+}
+
+#[test]
+fn a_row_of_a_release_without_wakes_is_whole() {
+    let mut older = usage("a");
+    older.as_object_mut().unwrap().remove("woke");
+    let (rows, log) = read(line(&older).to_string()).unwrap();
+    assert_eq!(log.faulty_rows, 0);
+    older["woke"] = Value::Null;
+    assert_eq!(columns(&rows[0]), older);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::plan::Plan;
 use super::sse::Framing;
 
 /// How one call is answered. The default is a proper answer at once.
@@ -98,6 +99,47 @@ impl Answer {
             "message": text, "type": "Service Unavailable", "param": null, "code": 503
         }});
         Self::json(503, error.to_string())
+    }
+
+    /// Cloud Run's front end when it has no instance to give a request to.
+    pub fn no_instance() -> Self {
+        Self::new(429, "text/html", "Rate exceeded.").header("server", "Google Frontend")
+    }
+
+    /// The front end's page for a service that is not there yet.
+    pub fn not_available_yet() -> Self {
+        let page = "<html><head><title>503 Server Error</title></head>\n<body><h1>Error: Server Error</h1>\n\
+                    <h2>The service you requested is not available yet.<p>Please try again in 30 seconds.</h2>\n</body></html>";
+        Self::html(503, page).header("server", "Google Frontend")
+    }
+
+    /// The front end in two words: the instance ended under the request.
+    pub fn unavailable() -> Self {
+        Self::new(503, "text/plain", "Service Unavailable")
+    }
+
+    /// llama.cpp's server while it reads its model.
+    pub fn loading() -> Self {
+        let error = serde_json::json!({"error": {
+            "code": 503, "message": "Loading model", "type": "unavailable_error"
+        }});
+        Self::json(503, error.to_string())
+    }
+
+    /// vLLM while it finishes what it has and takes nothing new.
+    pub fn draining() -> Self {
+        let error = serde_json::json!({"error": {
+            "message": "cannot schedule new futures after shutdown",
+            "type": "InternalServerError", "param": null, "code": 500
+        }});
+        Self::json(500, error.to_string())
+    }
+
+    /// As it is played.
+    pub fn plan(&self) -> Plan {
+        let mut plan = Plan::bytes(self.status, "", self.body.clone());
+        plan.headers.clone_from(&self.headers);
+        plan
     }
 
     /// The same with one more header.

@@ -9,9 +9,11 @@ mod ahead;
 mod ask;
 mod behaviour;
 mod chat;
+mod door;
 mod engine;
 mod front;
 mod journal;
+mod meter;
 mod plan;
 mod play;
 mod pooling;
@@ -26,8 +28,10 @@ mod tasks;
 mod tokens;
 
 pub use behaviour::{Answer, Behaviour, Fault};
+pub use door::Meanwhile;
 pub use front::IdTokens;
 pub use journal::{Call, End};
+pub use meter::Arrived;
 pub use refusal::Dialect;
 pub use sse::Framing;
 
@@ -35,13 +39,15 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 
 use ask::Limits;
+use door::Door;
 use front::Front;
 use journal::Journal;
+use meter::Meter;
 use replay::Replay;
 use serve::Running;
 
@@ -73,6 +79,9 @@ pub struct Settings {
     pub behaviour: Behaviour,
     /// A connection that has served a call is closed after so much silence.
     pub idle: Duration,
+    /// A connection that has served a call is closed when the next request arrives on it, unread:
+    /// the worst moment for an idle connection to end.
+    pub is_stale: bool,
 }
 
 impl Default for Settings {
@@ -89,6 +98,7 @@ impl Default for Settings {
             refuses_overflow: false,
             behaviour: Behaviour::default(),
             idle: Duration::from_secs(5),
+            is_stale: false,
         }
     }
 }
@@ -112,7 +122,10 @@ struct Shared {
     front: Option<Front>,
     replay: Option<Replay>,
     idle: Duration,
+    is_stale: bool,
     journal: Journal,
+    door: Door,
+    meter: Arc<Meter>,
     orders: Mutex<Orders>,
 }
 
@@ -173,7 +186,10 @@ impl ModelServer {
             }),
             replay: settings.replay.as_deref().map(Replay::load),
             idle: settings.idle,
+            is_stale: settings.is_stale,
             journal: Journal::new(),
+            door: Door::open(),
+            meter: Arc::default(),
             orders: Mutex::new(orders),
         };
         Self {
@@ -208,6 +224,31 @@ impl ModelServer {
             running.close_port().await;
             self.reserved = Some(serve::reserve(self.addr));
         }
+    }
+
+    /// Is not up until `open`: all requests meet this.
+    pub fn shut(&self, meanwhile: Meanwhile) {
+        self.shared.door.shut(meanwhile, None);
+    }
+
+    /// Sleeps: the first request starts it, and until that is over all requests meet this.
+    pub fn sleep(&self, meanwhile: Meanwhile, start_takes: Duration) {
+        self.shared.door.shut(meanwhile, Some(start_takes));
+    }
+
+    /// Is up.
+    pub fn open(&self) {
+        self.shared.door.unlock();
+    }
+
+    /// When the start that a request set going is over, or was; `None` while it sleeps.
+    pub fn up_at(&self) -> Option<Instant> {
+        self.shared.door.opens_at()
+    }
+
+    /// The connections so far, and the bytes on them.
+    pub fn arrived(&self) -> Arrived {
+        self.shared.meter.arrived()
     }
 
     /// Where it listens.

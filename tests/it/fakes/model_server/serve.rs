@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::behaviour::Behaviour;
 use super::journal::{Call, End};
+use super::meter::Metered;
 use super::plan::Plan;
 use super::play::{self, Answer};
 use super::refusal::{Refusal, Shape};
@@ -112,13 +113,20 @@ async fn accept(
 /// Serves one connection; closes it when it has served a call and was silent too long.
 async fn connection(socket: TcpStream, number: u64, shared: Arc<Shared>) {
     socket.set_nodelay(true).ok();
+    let socket = Metered::new(socket, Arc::clone(&shared.meter));
     let silent_since = watch::Sender::new(None);
     let mut silence = silent_since.subscribe();
     let idle = shared.idle;
     let service = service_fn(move |request| {
+        let is_stale = shared.is_stale && silent_since.borrow().is_some();
         let turn = Turn::begin(silent_since.clone());
         let shared = Arc::clone(&shared);
-        async move { answer(request, number, shared, turn).await }
+        async move {
+            if is_stale {
+                return Err(io::Error::other("told to be stale"));
+            }
+            answer(request, number, shared, turn).await
+        }
     });
     let serving = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
     let mut serving = std::pin::pin!(serving);
@@ -185,8 +193,10 @@ async fn answer(
     };
     let entry = shared.journal.open(call.clone());
     call.number = entry.number();
-    let behaviour = shared.ordered(&call);
-    let (plan, behaviour) = shared.plan(&call, behaviour);
+    let (plan, behaviour) = match shared.door.pass().await {
+        Some(answer) => (answer.plan(), Behaviour::default()),
+        None => shared.plan(&call, shared.ordered(&call)),
+    };
     entry.note(|call| call.replayed.clone_from(&plan.recording));
     let response = play::play(plan, &behaviour, entry).await?;
     Ok(response.map(|body| {
@@ -252,9 +262,7 @@ impl Shared {
             }
         };
         if let Some(fixed) = &behaviour.answer {
-            let mut plan = Plan::bytes(fixed.status, "", fixed.body.clone());
-            plan.headers.clone_from(&fixed.headers);
-            return (plan, behaviour);
+            return (fixed.plan(), behaviour);
         }
         if !self.admits(call) {
             return (

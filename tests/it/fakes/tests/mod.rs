@@ -1,5 +1,6 @@
 //! The stand-ins, tested themselves: a test server that errs would make every other test lie.
 
+mod doors;
 mod engines;
 mod faults;
 mod replays;
