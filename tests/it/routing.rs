@@ -279,10 +279,8 @@ async fn upstreams_with_the_same_model_share_its_calls() {
     };
     let servers = join_all((0..3).map(|_| ModelServer::start(settings()))).await;
     let entry = |(at, server): (usize, &ModelServer)| {
-        format!(
-            "[[upstream]]\nname = \"u{at}\"\nurls = [\"{}\"]\n",
-            server.url()
-        )
+        let url = server.url();
+        format!("[[upstream]]\nname = \"u{at}\"\nurls = [\"{url}\"]\nmodels = [\"tiny-chat\"]\n")
     };
     let file: String = servers.iter().enumerate().map(entry).collect();
     let mut gate = gate(&file).await;
