@@ -47,6 +47,7 @@ mod private_upstream;
 mod raw;
 mod rolling;
 mod routes;
+mod routing;
 mod rows;
 mod secret;
 mod smoke;
