@@ -58,4 +58,5 @@ mod usage_bigquery;
 mod users;
 mod users_verb;
 mod waiting;
+mod wakes;
 mod walk;
