@@ -427,7 +427,8 @@ impl Target {
         let (upstream, was, state) = (self.url.as_str(), was.as_str(), is.as_str());
         match is {
             State::Ready => {
-                let start_ms = self.learnt_start().map(|took| took.as_millis());
+                let start_ms = (self.learnt_start())
+                    .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
                 tracing::info!(upstream, was, start_ms, "upstream answers");
             }
             State::Starting | State::Down => {
