@@ -34,7 +34,7 @@ filled() {
 install() {
     echo "making the views of $1 in $project.$dataset"
     filled "$1" | bq --project_id="$project" --headless query --use_legacy_sql=false --format=none ||
-        fail "$1 was not installed; the gateway makes the table $usage_table when it starts, and the billing export its own within a day"
+        fail "$1 was not installed; the gateway makes the table $usage_table, or the columns that it lacks, when it starts, and the billing export its own within a day"
 }
 
 if [[ $# -lt 2 || $# -gt 3 ]]; then

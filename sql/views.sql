@@ -13,7 +13,8 @@ WHERE TRUE
 QUALIFY ROW_NUMBER() OVER (PARTITION BY request_id, started_at ORDER BY finished_at) = 1;
 
 -- Calls and tokens per day (UTC), team, key or user, and model.
--- `counted_tokens` are those that the engine counted itself; the others are estimates.
+-- `wakes` are the calls that started a model server; `counted_tokens` are those that the engine counted
+-- itself, the others are estimates.
 CREATE OR REPLACE VIEW `${dataset}.usage_daily` AS
 WITH calls AS (
   SELECT
@@ -32,6 +33,7 @@ SELECT
   model,
   COUNT(*) AS calls,
   COUNTIF(outcome != 'complete') AS incomplete_calls,
+  COUNTIF(woke) AS wakes,
   SUM(prompt_tokens) AS prompt_tokens,
   SUM(cached_tokens) AS cached_tokens,
   SUM(completion_tokens) AS completion_tokens,

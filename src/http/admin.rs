@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::body::Answer;
-use super::{Gateway, ops, reply};
+use super::{Gateway, reply, upstreams};
 use crate::auth::{KeyEntry, PreviousKey, Rejected};
 use crate::budget::Budgets;
 use crate::error::Error;
@@ -62,7 +62,7 @@ pub fn status(gateway: &Gateway) -> Answer {
             "rejected": rejected(&keys.rejected),
             "failure": keys.failure,
         },
-        "upstreams": ops::upstreams(gateway),
+        "upstreams": upstreams::status(gateway),
         "in_flight": gateway.metrics.in_flight(),
         "rows": {
             "waiting": ledger.waiting,
@@ -119,7 +119,8 @@ fn key(key: &KeyEntry) -> Value {
     })
 }
 
-fn rfc3339(time: SystemTime) -> Option<String> {
+/// A moment as answers show it.
+pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
     time::OffsetDateTime::from(time)
         .format(&time::format_description::well_known::Rfc3339)
         .ok()

@@ -18,6 +18,7 @@ mod relay;
 mod reply;
 mod reserve;
 mod route;
+mod upstreams;
 mod view;
 
 pub use body::{Answer, Bodies, Body};

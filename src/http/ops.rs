@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 
 use super::body::Answer;
 use super::route::Route;
-use super::{Gateway, reply};
+use super::{Gateway, reply, upstreams};
 use crate::auth::Users;
 use crate::budget::Budgets;
 use crate::store::Store;
 use crate::telemetry::metrics::{BudgetGauges, CONTENT_TYPE, Gauges};
-use crate::upstream::State;
 
 /// Routes of the listener for scrapers.
 pub const fn is_for_scrapers(route: &Route) -> bool {
@@ -69,21 +68,6 @@ pub fn ready(gateway: &Gateway) -> Answer {
     reply::json(status, &body)
 }
 
-/// Every upstream with its address and what is known of it, for administrators.
-pub fn upstreams(gateway: &Gateway) -> Vec<Value> {
-    let describe = |target: &std::sync::Arc<crate::upstream::Target>| {
-        let known = target.knowledge();
-        let models: Vec<&str> = known
-            .models
-            .iter()
-            .flatten()
-            .map(|card| card.id.as_str())
-            .collect();
-        json!({"url": target.url(), "state": target.state().as_str(), "in_flight": target.in_flight(), "models": models})
-    };
-    gateway.upstreams.targets().iter().map(describe).collect()
-}
-
 /// `GET /metrics`.
 pub fn metrics(gateway: &Gateway) -> Answer {
     let keys = gateway.keys.status();
@@ -100,12 +84,8 @@ pub fn metrics(gateway: &Gateway) -> Answer {
             .zip(gateway.store.as_ref())
             .map(budget_gauges),
         password_hashes_total: gateway.users.as_ref().map(Users::passwords_hashed),
-        upstream_up: gateway
-            .upstreams
-            .targets()
-            .iter()
-            .map(|t| (t.url().to_owned(), t.state() == State::Ready))
-            .collect(),
+        upstreams: upstreams::gauges(gateway),
+        upstream_waiting: wide(gateway.upstreams.waiting()),
     };
     reply::with_type(
         StatusCode::OK,

@@ -83,11 +83,24 @@ impl Meter {
     fn tally(&self) -> Tally {
         *lock(&self.tally)
     }
+
+    fn open(&self) {
+        lock(&self.tally).open += 1;
+    }
+
+    fn close(&self) {
+        let mut tally = lock(&self.tally);
+        tally.open -= 1;
+        tally.closed += 1;
+        tally.closed_at = Some((Instant::now(), SystemTime::now()));
+        drop(tally);
+        self.left.notify_one();
+    }
 }
 
 impl Stay {
     pub(super) fn begin(target: Arc<Target>) -> Self {
-        lock(&target.meter().tally).open += 1;
+        target.meter().open();
         Self(target)
     }
 
@@ -98,13 +111,7 @@ impl Stay {
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        let meter = self.0.meter();
-        let mut tally = lock(&meter.tally);
-        tally.open -= 1;
-        tally.closed += 1;
-        tally.closed_at = Some((Instant::now(), SystemTime::now()));
-        drop(tally);
-        meter.left.notify_one();
+        self.0.meter().close();
     }
 }
 
@@ -127,20 +134,25 @@ impl Tally {
 impl Upstreams {
     /// Compares for ever: after calls, never on its own account.
     pub async fn watch_counters(&self) {
-        let watches = self.targets.iter().map(|target| watch(target));
+        let watches = self.targets.iter().map(|target| {
+            let ask = || ask(target);
+            watch(target.url(), target.meter(), ask)
+        });
         futures_util::future::join_all(watches).await;
     }
 }
 
-async fn watch(target: &Target) {
-    let meter = target.meter();
+async fn watch<F: Future<Output = Option<Reading>>>(
+    upstream: &str,
+    meter: &Meter,
+    ask: impl Fn() -> F,
+) {
     let mut busy_since = None;
     loop {
         meter.left.notified().await;
         sleep(LAG).await;
         let before = meter.tally();
-        // Whoever is not known to be vLLM has other counters, or none.
-        if !before.is_recent() || target.knowledge().is_vllm != Some(true) {
+        if !before.is_recent() {
             continue;
         }
         let is_endless = busy_since.is_some_and(|since: Instant| since.elapsed() >= PATIENCE);
@@ -148,7 +160,7 @@ async fn watch(target: &Target) {
             busy_since.get_or_insert_with(Instant::now);
             continue;
         }
-        let Some(reading) = ask(target).await else {
+        let Some(reading) = ask().await else {
             sleep(LONG_PAUSE).await;
             continue;
         };
@@ -156,24 +168,24 @@ async fn watch(target: &Target) {
         let blurred = before.blurred_by(&after);
         if blurred == 0 || is_endless {
             busy_since = None;
-            enter(target, reading, after.tokens, blurred);
+            let entered = lock(&meter.account).enter(reading, after.tokens, blurred);
+            if entered == Entered::Several {
+                tracing::warn!(
+                    upstream,
+                    "several engines answer at one address: their counters are not compared with what was counted here"
+                );
+            }
         }
         sleep(PAUSE).await;
     }
 }
 
-fn enter(target: &Target, reading: Reading, gateway: u64, blurred: u64) {
-    let entered = lock(&target.meter().account).enter(reading, gateway, blurred);
-    if entered == Entered::Several {
-        tracing::warn!(
-            upstream = target.url(),
-            "several engines answer at one address: their counters are not compared with what was counted here"
-        );
-    }
-}
-
-/// The counters; `None` if there are none to be had.
+/// The counters; `None` if there are none to be had. Whoever is not known to be vLLM has others, or
+/// none, and is not asked.
 async fn ask(target: &Target) -> Option<Reading> {
+    if target.knowledge().is_vllm != Some(true) {
+        return None;
+    }
     let asked = async {
         let headers = target.credentials().await.ok()?.headers();
         let url = target.route("/metrics");
@@ -188,7 +200,79 @@ async fn ask(target: &Target) -> Option<Reading> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    /// Watches an engine that counts what the meter does, while `calls` go on; when it was asked, in
+    /// seconds.
+    async fn watched(meter: &Meter, calls: impl Future<Output = ()>) -> Vec<u64> {
+        let asked = RefCell::new(Vec::new());
+        let began = Instant::now();
+        let ask = || async {
+            asked.borrow_mut().push(began.elapsed().as_secs());
+            Some(Reading {
+                tokens: meter.tally().tokens,
+                started_ms: Some(1),
+            })
+        };
+        tokio::select! {
+            () = watch("http://h", meter, ask) => {}
+            () = calls => {}
+        }
+        asked.into_inner()
+    }
+
+    async fn call(meter: &Meter, lasts: Duration) {
+        meter.open();
+        sleep(lasts).await;
+        meter.note_settled(10);
+        meter.close();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_is_asked_after_calls_and_then_left_alone() {
+        let meter = Meter::default();
+        let asked = watched(&meter, async {
+            for _ in 0..4 {
+                call(&meter, Duration::from_millis(1500)).await;
+                sleep(Duration::from_millis(1500)).await;
+            }
+            sleep(Duration::from_hours(1)).await;
+        });
+        // Calls ended at 1.5, 4.5, 7.5 and 10.5.
+        assert_eq!(asked.await, [2, 8, 14]);
+        let last = meter.comparison().unwrap();
+        assert_eq!((last.engine_tokens, last.unaccounted_tokens), (30, 0));
+        assert_eq!(last.blurred_by, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_load_without_end_what_is_under_way_is_tolerated_and_told() {
+        let meter = Meter::default();
+        let one = async {
+            loop {
+                call(&meter, Duration::from_secs(3)).await;
+            }
+        };
+        let other = async {
+            sleep(Duration::from_secs(1)).await;
+            loop {
+                call(&meter, Duration::from_secs(3)).await;
+            }
+        };
+        let asked = watched(&meter, async {
+            tokio::select! {
+                () = one => {}
+                () = other => {}
+                () = sleep(Duration::from_mins(5)) => {}
+            }
+        });
+        let asked = asked.await;
+        assert_eq!(asked.len(), 2, "{asked:?}");
+        assert!(asked[0] >= 120 && asked[1] >= asked[0] + 120, "{asked:?}");
+        assert!(meter.comparison().unwrap().blurred_by >= 2);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn only_a_target_that_was_just_in_use_is_asked() {

@@ -153,25 +153,25 @@ async fn a_call_is_counted_once_by_whatever_it_is_added_up() {
     assert_eq!(
         by("key").await,
         [
-            "'=cmd(),1,10,4,100,110,0",
-            "ci,2,20,8,12,32,1",
-            ",1,10,4,1,11,0"
+            "'=cmd(),1,10,4,100,110,0,0",
+            "ci,2,20,8,12,32,1,1",
+            ",1,10,4,1,11,0,0"
         ]
     );
     assert_eq!(
         by("user").await,
-        [",3,30,12,112,142,1", "ada,1,10,4,1,11,0"]
+        [",3,30,12,112,142,1,1", "ada,1,10,4,1,11,0,0"]
     );
     assert_eq!(
         by("model").await,
-        ["small,3,30,12,112,142,1", "m,1,10,4,1,11,0"]
+        ["small,3,30,12,112,142,1,1", "m,1,10,4,1,11,0,0"]
     );
     assert_eq!(
         by("label:team").await,
-        ["ml,3,30,12,112,142,1", ",1,10,4,1,11,0"]
+        ["ml,3,30,12,112,142,1,1", ",1,10,4,1,11,0,0"]
     );
-    assert_eq!(by("label:x' OR 1=1 --").await, [",4,40,16,113,153,1"]);
-    assert_eq!(by("day").await, [format!("{day},4,40,16,113,153,1")]);
+    assert_eq!(by("label:x' OR 1=1 --").await, [",4,40,16,113,153,1,1"]);
+    assert_eq!(by("day").await, [format!("{day},4,40,16,113,153,1,1")]);
 
     for call in server.calls_of(Operation::Query) {
         let query = call.body["query"].as_str().expect("a query");
@@ -250,7 +250,7 @@ async fn what_an_old_table_lacks_counts_as_nothing() {
         let csv = printed(&report(&server, &["--by", by, "--format", "csv"]).await);
         assert_eq!(
             csv.lines().nth(1),
-            Some(format!("{name},1,10,0,5,15,0").as_str()),
+            Some(format!("{name},1,10,0,5,15,0,0").as_str()),
             "{by}"
         );
     }

@@ -216,7 +216,7 @@ async fn what_a_killed_gateway_had_leased_and_not_used_comes_back_by_its_log() {
     assert_eq!(used(folder, database).await, ended + open);
 
     let csv = printed(folder, database, "usage --by user --format csv").await;
-    let total = format!(",{ended},0");
+    let total = format!(",{ended},0,0");
     let line = csv.lines().nth(1).expect("a line");
     assert!(
         line.starts_with("ada,5,") && line.ends_with(&total),

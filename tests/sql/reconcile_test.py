@@ -68,7 +68,7 @@ class Reconcile(unittest.TestCase):
         row = call(
             "a", ago(hours=5), 12.345678, client_request_id="mine", username="ann", error_code="upstream_error",
             first_byte_ms=0, client="opencode", response_bytes=2**53 - 1, service="",
-            labels={"team": "search", "cost-center": "engineering"},
+            labels={"team": "search", "cost-center": "engineering"}, woke=True,
         )
         # What was written directly has the same cells, types and order of labels.
         _, direct = reconcile([row], log_table([(ago(hours=5), call("z", ago(hours=5)))]))
@@ -79,10 +79,10 @@ class Reconcile(unittest.TestCase):
         row = call("a", ago(hours=5), service_labels={})
         log = log_table([(ago(hours=5), row)])
         names = [f["name"] for f in log["schema"][2]["fields"][1]["fields"]]
-        for name in ("labels", "error_code", "first_byte_ms"):
+        for name in ("labels", "error_code", "first_byte_ms", "woke"):
             self.assertNotIn(name, names)
         _, after = reconcile([], log)
-        self.assertEqual([after[0][name] for name in ("labels", "error_code", "first_byte_ms")], [[], None, None])
+        self.assertEqual([after[0][name] for name in ("labels", "error_code", "first_byte_ms", "woke")], [[], None, None, None])
 
     def test_a_line_that_the_sink_has_twice_is_one_row(self):
         row = call("a", ago(hours=5))

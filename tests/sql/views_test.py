@@ -43,6 +43,16 @@ class Views(unittest.TestCase):
             ("2026-11-03", "search", "ci", None, "n", 1, 1, 0),
         ])
 
+    def test_calls_that_woke_the_gpu_are_counted_and_rows_from_before_woke_nobody(self):
+        rows = daily([
+            call("a", "2026-11-02 10:00:00", woke=True),
+            call("b", "2026-11-02 11:00:00", woke=None),
+            call("c", "2026-11-02 12:00:00"),
+            call("d", "2026-11-02 10:00:00", key_name="cron", woke=True),
+            call("e", "2026-11-02 22:00:00", key_name="cron", woke=True),
+        ])
+        self.assertEqual([(r["key_name"], r["calls"], r["wakes"]) for r in rows], [("ci", 3, 1), ("cron", 2, 2)])
+
     def test_a_label_of_the_service_beats_the_keys_own(self):
         service = {"application": "vllm-inference", "team": "platform"}
         rows = daily([call("a", "2026-11-02 10:00:00", labels={"team": "search"}, service_labels=service)])

@@ -7,10 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::upstreams::{self, UpstreamGauges};
 use crate::telemetry::process::Process;
 use crate::usage::LedgerStats;
 
@@ -34,8 +35,9 @@ pub struct Gauges {
     pub budgets: Option<BudgetGauges>,
     /// `None` without users.
     pub password_hashes_total: Option<u64>,
-    /// Base URLs from the configuration, and whether each answers as far as is known.
-    pub upstream_up: Vec<(String, bool)>,
+    pub upstreams: Vec<UpstreamGauges>,
+    /// Calls that wait for an upstream now.
+    pub upstream_waiting: u64,
 }
 
 /// How the token budgets of this instance stand.
@@ -73,16 +75,11 @@ fn passing(gauges: &Gauges) -> Registry {
             ConstCounter::new(hashes),
         );
     }
-    let upstreams = Family::<[(&'static str, String); 1], Gauge>::default();
-    for (url, up) in &gauges.upstream_up {
-        upstreams
-            .get_or_create(&[("upstream", url.clone())])
-            .set(i64::from(*up));
-    }
+    upstreams::describe(&mut registry, &gauges.upstreams);
     registry.register(
-        "tollgate_upstream_up",
-        "Whether the upstream answers, as far as is known",
-        upstreams,
+        "tollgate_upstream_waiting",
+        "Calls that wait for an upstream now",
+        gauge(gauges.upstream_waiting),
     );
     describe_process(&mut registry, &Process::read());
     registry
@@ -305,7 +302,6 @@ mod tests {
                 ..BudgetGauges::default()
             }),
             password_hashes_total: Some(5),
-            upstream_up: vec![("http://h:1".to_owned(), true)],
             ..Gauges::default()
         };
         let text = encode(&Registry::default(), &gauges);
@@ -324,7 +320,6 @@ mod tests {
             "tollgate_rows_last_written_timestamp_seconds 0.0",
             "# TYPE tollgate_key_set_info gauge",
             r#"tollgate_key_set_info{version="v7"} 1"#,
-            r#"tollgate_upstream_up{upstream="http://h:1"} 1"#,
         ] {
             assert!(
                 text.lines().any(|shown| shown == line),

@@ -4,6 +4,7 @@
 mod exposition;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -18,6 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use exposition::{BudgetGauges, CONTENT_TYPE, Gauges};
+pub use upstreams::{Tokens, UpstreamGauges};
 
 use crate::error::Code;
 use crate::usage::{Outcome, UsageRecord};

@@ -18,8 +18,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Reads a whole page; a counter that stands there for several models or engines is added up.
-    /// `None` unless both counters are there.
+    /// Reads a whole page; a counter that stands there for several models or engines is added up, one
+    /// that is not there yet counted nothing. `None` if there is none of them.
     pub fn parse(page: &str) -> Option<Self> {
         let mut prompt = None;
         let mut generated = None;
@@ -33,7 +33,9 @@ impl Reading {
             };
             *sum = Some(sum.unwrap_or(0.0) + value);
         }
-        let tokens = whole(prompt?)?.checked_add(whole(generated?)?)?;
+        prompt.or(generated)?;
+        let read = |sum: Option<f64>| whole(sum.unwrap_or(0.0));
+        let tokens = read(prompt)?.checked_add(read(generated)?)?;
         let started_ms = started.and_then(|seconds| whole(seconds * 1000.0));
         Some(Self { tokens, started_ms })
     }
@@ -113,14 +115,16 @@ vllm:generation_tokens_total{engine="0",model_name="tiny-chat"} 1088.0
     }
 
     #[test]
-    fn what_lacks_a_counter_or_holds_no_count_is_no_reading() {
+    fn what_holds_no_count_is_no_reading() {
+        // The Rust front end shows the one from its start and the other from its first prompt on.
+        let fresh = Reading::parse("vllm:generation_tokens_total 0\n").unwrap();
+        assert_eq!(fresh.tokens, 0);
         for page in [
             "",
-            "vllm:prompt_tokens_total 1",
-            "vllm:generation_tokens_total 1",
+            "process_start_time_seconds 1.0",
             "vllm:prompt_tokens_total NaN\nvllm:generation_tokens_total 1",
             "vllm:prompt_tokens_total -1\nvllm:generation_tokens_total 1",
-            "vllm:prompt_tokens_total{a=\"\nvllm:generation_tokens_total 1",
+            "vllm:prompt_tokens_total{a=\" 1",
             "<html>vllm:prompt_tokens_total</html>",
         ] {
             assert_eq!(Reading::parse(page), None, "{page}");

@@ -166,7 +166,7 @@ async fn reconcile_fills_the_embedded_table_too() {
             .contains("there already: 3, brought into ./tollgate-data/tollgate.db: 0")
     );
     let csv = printed(&tollgate(folder.path(), &[], &["--format", "csv"]).await);
-    assert_eq!(csv.lines().nth(1), Some("ci,3,30,12,3,33,0"));
+    assert_eq!(csv.lines().nth(1), Some("ci,3,30,12,3,33,0,0"));
 }
 
 #[tokio::test]

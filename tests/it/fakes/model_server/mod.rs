@@ -136,6 +136,16 @@ struct Orders {
     next: VecDeque<Behaviour>,
     /// For all calls of a path; the last one ordered wins.
     by_path: Vec<(String, Behaviour)>,
+    engine: Engine,
+}
+
+/// The process whose counters are shown.
+#[derive(Clone, Copy)]
+struct Engine {
+    /// Seconds since 1970.
+    started: u64,
+    /// The first call that it counts.
+    first_call: usize,
 }
 
 /// A running server; dropping it stops it and breaks off what is under way.
@@ -175,6 +185,10 @@ impl ModelServer {
             always: settings.behaviour,
             next: VecDeque::new(),
             by_path: Vec::new(),
+            engine: Engine {
+                started: routes::now(),
+                first_call: 0,
+            },
         };
         let shared = Shared {
             limits,
@@ -224,6 +238,13 @@ impl ModelServer {
             running.close_port().await;
             self.reserved = Some(serve::reserve(self.addr));
         }
+    }
+
+    /// Another process takes the engine's place, at once: its counters begin at zero.
+    pub fn restart_engine(&self) {
+        let mut orders = self.orders();
+        orders.engine.started += 60;
+        orders.engine.first_call = self.calls().len();
     }
 
     /// Is not up until `open`: all requests meet this.

@@ -26,8 +26,10 @@ pub struct Asked<'a> {
     pub pooling: bool,
     pub behaviour: &'a Behaviour,
     pub call: &'a Call,
-    /// All calls so far, for the metrics.
+    /// All calls of this engine so far, for the metrics.
     pub calls: &'a [Call],
+    /// When the engine was started, in seconds since 1970.
+    pub started: u64,
 }
 
 /// Whether a call makes the model work: what faults are meant for. A count of tokens that carries no
@@ -90,7 +92,11 @@ fn get(asked: &Asked<'_>) -> Result<Plan, Refusal> {
             &json!({"version": "0.32.0", "rust_frontend_version": "0.32.0"}),
         )),
         "/metrics" if *dialect != Dialect::Foreign => {
-            let text = metrics(model, asked.calls);
+            let mut text = metrics(model, asked.calls);
+            if python {
+                let started = asked.started;
+                text.push_str(&format!("process_start_time_seconds {started}.0\n"));
+            }
             Ok(Plan::bytes(
                 200,
                 "text/plain; version=1.0.0; charset=utf-8",

@@ -270,12 +270,18 @@ impl Shared {
                 behaviour,
             );
         }
+        let engine = self
+            .orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .engine;
         let asked = Asked {
             limits: &self.limits,
             pooling: self.pooling,
             behaviour: &behaviour,
             call,
-            calls: &self.journal.calls(),
+            calls: &self.journal.calls()[engine.first_call..],
+            started: engine.started,
         };
         (routes::plan(&asked), behaviour)
     }
