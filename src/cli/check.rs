@@ -2,6 +2,7 @@
 //! effect, secrets as stars.
 
 mod services;
+mod upstreams;
 
 use std::fmt::Write as _;
 
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use self::services::{Check, Outcome};
 use super::flags::Flags;
-use crate::config::{Config, ConfigError, Setting};
+use crate::config::{Config, ConfigError, Setting, UpstreamConfig};
 
 const NOTES: &str = "\
 Example: tollgate check --json | jq .settings.PORT
@@ -35,6 +36,8 @@ pub struct CheckArgs {
 /// What is printed.
 struct Report {
     settings: Vec<Setting>,
+    /// None of a configuration with faults.
+    upstreams: Vec<UpstreamConfig>,
     warnings: Vec<String>,
     checks: Vec<Check>,
     faults: Vec<String>,
@@ -75,6 +78,7 @@ async fn judge(flags: Flags, offline: bool) -> anyhow::Result<Report> {
         Err(error) => {
             return Ok(Report {
                 settings: error.settings,
+                upstreams: Vec::new(),
                 warnings: error.warnings,
                 checks: Vec::new(),
                 faults: error.faults,
@@ -100,6 +104,7 @@ async fn judge(flags: Flags, offline: bool) -> anyhow::Result<Report> {
     faults.sort();
     Ok(Report {
         settings: config.settings,
+        upstreams: config.upstreams.upstreams,
         warnings,
         checks,
         faults,
@@ -136,6 +141,7 @@ fn as_table(report: &Report) -> String {
             origin.as_str()
         );
     }
+    table.push_str(&upstreams::as_table(&report.upstreams));
     for Check { name, outcome } in &report.checks {
         if matches!(outcome, Outcome::Good(_) | Outcome::Skipped) {
             let _infallible = writeln!(table, "{}: {name}: {}", outcome.as_str(), outcome.text());
@@ -161,12 +167,14 @@ fn as_json(report: &Report) -> anyhow::Result<String> {
     let checks = report.checks.iter().map(|Check { name, outcome }| {
         json!({"name": name, "result": outcome.as_str(), "text": outcome.text()})
     });
+    let upstreams = report.upstreams.iter().map(upstreams::as_json);
     let json = json!({
         "ok": report.faults.is_empty(),
         "faults": report.faults,
         "warnings": report.warnings,
         "checks": checks.collect::<Vec<_>>(),
         "settings": values,
+        "upstreams": upstreams.collect::<Vec<_>>(),
     });
     Ok(serde_json::to_string_pretty(&json)? + "\n")
 }

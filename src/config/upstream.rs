@@ -128,16 +128,15 @@ pub(super) fn read(reader: &mut Reader<'_>, port: u16) -> UpstreamsConfig {
         ),
         api_key: read_api_key(reader),
     };
-    let mut aliases = read_aliases(reader);
     let (variable, upstreams) = match file {
         None => ("VLLM_ENDPOINT", vec![read_endpoint(reader, defaults)]),
         Some(path) => {
             reader.set_aside("VLLM_ENDPOINT", "UPSTREAMS_FILE takes its place");
             let upstreams = upstreams_file::read(reader, &path, &defaults);
-            yield_to(reader, &mut aliases, &upstreams);
             ("UPSTREAMS_FILE", upstreams)
         }
     };
+    let aliases = read_aliases(reader, &upstreams);
     let urls = upstreams.iter().flat_map(|upstream| &upstream.urls);
     for own in urls.filter(|url| base_url::is_own(url, port)) {
         reader.warn(
@@ -173,20 +172,56 @@ fn read_api_key(reader: &mut Reader<'_>) -> Option<Secret<String>> {
     Some(api_key)
 }
 
-fn read_aliases(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
+/// A name to which the upstreams give a meaning is no alias here: theirs counts.
+fn read_aliases(reader: &mut Reader<'_>, upstreams: &[UpstreamConfig]) -> BTreeMap<String, String> {
+    let is_taken = |alias: &String| {
+        upstreams
+            .iter()
+            .any(|upstream| upstream.aliases.contains_key(alias) || upstream.models.contains(alias))
+    };
     let default = values::aliases(DEFAULT_ALIASES).unwrap_or_default();
-    reader.parsed(
-        "MODEL_ALIASES",
-        default,
-        |aliases| {
-            aliases
-                .iter()
-                .map(|(name, model)| format!("{name}={model}"))
-                .collect::<Vec<_>>()
-                .join(",")
-        },
-        values::aliases,
-    )
+    let shown = |aliases: &BTreeMap<String, String>| {
+        let left = aliases.iter().filter(|(alias, _)| !is_taken(alias));
+        let left: Vec<_> = left
+            .map(|(alias, model)| format!("{alias}={model}"))
+            .collect();
+        if left.is_empty() {
+            unset()
+        } else {
+            left.join(",")
+        }
+    };
+    let mut aliases = reader.parsed("MODEL_ALIASES", default, shown, values::aliases);
+    if reader.find("MODEL_ALIASES").is_some() {
+        let taken = aliases.keys().filter(|alias| is_taken(alias));
+        for alias in taken {
+            let text = format_args!("`{alias}` is a name in UPSTREAMS_FILE, which counts");
+            reader.warn("MODEL_ALIASES", text);
+        }
+    }
+    aliases.retain(|alias, _| !is_taken(alias));
+    warn_of_idle(reader, &aliases, upstreams);
+    aliases
+}
+
+/// Aliases that can lead nowhere, since every upstream says what it serves.
+fn warn_of_idle(
+    reader: &mut Reader<'_>,
+    aliases: &BTreeMap<String, String>,
+    upstreams: &[UpstreamConfig],
+) {
+    if upstreams.iter().any(|upstream| upstream.models.is_empty()) {
+        return;
+    }
+    let served: Vec<_> = upstreams.iter().flat_map(|one| &one.models).collect();
+    for (alias, model) in aliases {
+        if model != ONLY_MODEL && !served.contains(&model) {
+            let text = format_args!(
+                "`{alias}` stands for `{model}`, which no upstream of UPSTREAMS_FILE serves"
+            );
+            reader.warn("MODEL_ALIASES", text);
+        }
+    }
 }
 
 fn read_endpoint(reader: &mut Reader<'_>, defaults: Defaults) -> UpstreamConfig {
@@ -228,39 +263,6 @@ fn endpoints(text: &str) -> Result<Vec<String>, String> {
     } else {
         Ok(urls)
     }
-}
-
-/// A name that the file gives a meaning is no alias of `MODEL_ALIASES` any more.
-fn yield_to(
-    reader: &mut Reader<'_>,
-    aliases: &mut BTreeMap<String, String>,
-    upstreams: &[UpstreamConfig],
-) {
-    let is_set = reader.find("MODEL_ALIASES").is_some();
-    let all_listed = upstreams.iter().all(|upstream| !upstream.models.is_empty());
-    let is_served = |model: &String| {
-        let mut models = upstreams.iter().flat_map(|upstream| &upstream.models);
-        model == ONLY_MODEL || models.any(|served| served == model)
-    };
-    aliases.retain(|alias, model| {
-        let is_taken = upstreams.iter().any(|upstream| {
-            upstream.aliases.contains_key(alias) || upstream.models.contains(alias)
-        });
-        if is_set && is_taken {
-            reader.warn(
-                "MODEL_ALIASES",
-                format_args!("`{alias}` is a name in UPSTREAMS_FILE, which counts"),
-            );
-        } else if is_set && all_listed && !is_served(model) {
-            reader.warn(
-                "MODEL_ALIASES",
-                format_args!(
-                    "`{alias}` stands for `{model}`, which no upstream of UPSTREAMS_FILE serves"
-                ),
-            );
-        }
-        !is_taken
-    });
 }
 
 #[cfg(test)]

@@ -87,7 +87,6 @@ pub fn parse(
     } else {
         parse_json(endpoint, body, principal.is_admin())?
     };
-    let affinity = affinity(endpoint, principal, headers, &said.payload);
     Ok(Request {
         endpoint,
         headers: outgoing,
@@ -96,7 +95,7 @@ pub fn parse(
         allowed: principal.models().map(<[String]>::to_vec),
         stream: said.stream,
         asked: said.asked,
-        affinity,
+        affinity: None,
         cap: None,
         may_wake: principal.may_wake(),
         by: principal.name(),
@@ -104,21 +103,16 @@ pub fn parse(
     })
 }
 
-/// The conversation that a call belongs to.
-fn affinity(
-    endpoint: Endpoint,
-    principal: &Principal,
-    headers: &HeaderMap,
-    payload: &Payload,
-) -> Option<Affinity> {
-    let Payload::Json(body) = payload else {
+/// The conversation that a principal's call belongs to.
+pub fn affinity(request: &Request, principal: &Principal, headers: &HeaderMap) -> Option<Affinity> {
+    let Payload::Json(body) = &request.payload else {
         return None;
     };
     // By name, not by key: a key that is rotated finds its conversations again.
     let name = principal.key_name().or_else(|| principal.username());
     let caller = [principal.kind(), name.as_deref().unwrap_or_default()];
     let session = headers.get("x-session-affinity").map(HeaderValue::as_bytes);
-    Affinity::of(caller, session, endpoint, body)
+    Affinity::of(caller, session, request.endpoint, body)
 }
 
 /// What a body says of its call.

@@ -19,6 +19,8 @@ use crate::usage::{Charged, CountedBy};
 pub struct Count {
     pub tokens: Tokens,
     pub counted_by: CountedBy,
+    /// It is surely of all choices.
+    pub counts_choices: bool,
     /// Of a running count: the sequences that it is of, how fast they came, and how long the engine
     /// may have gone on since.
     pub sequences: u64,
@@ -127,7 +129,9 @@ fn known(bound: &Bound, count: Option<Count>) -> Known {
     };
     let engine = bound.counted(count.tokens);
     match (count.counted_by, engine) {
-        (CountedBy::Engine, Some(tokens)) => Known::Final(tokens),
+        (CountedBy::Engine, Some(tokens)) if count.counts_choices || bound.sequences <= 1 => {
+            Known::Final(tokens)
+        }
         (CountedBy::Running, Some(tokens)) if count.sequences >= bound.sequences => {
             Known::Running {
                 tokens,

@@ -46,6 +46,9 @@ pub async fn answer(
     let request_bytes = read.0.len();
     let outgoing = outgoing(&head.headers, request_id);
     let mut request = call::parse(endpoint, &principal, &head.headers, outgoing, read)?;
+    if gateway.upstreams.targets().len() > 1 {
+        request.affinity = call::affinity(&request, &principal, &head.headers);
+    }
     let caller = Caller {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
         client_request_id: call::client_request_id(&head.headers),

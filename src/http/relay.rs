@@ -120,7 +120,7 @@ impl Relay {
         let view = if is_stream {
             View::events(terms.endpoint, terms.asked, &exchange.target)
         } else {
-            View::plain(terms.endpoint)
+            View::plain(terms.endpoint, Some(&exchange.target))
         };
         // A stream without a single event is no answer; a body without a byte may be one.
         let is_complete = !is_stream && exchange.body.is_end_stream();
@@ -134,7 +134,7 @@ impl Relay {
 
     /// For a stream whose client got its head before the upstream's was there.
     pub fn waiting(admission: Admission, terms: Terms, pending: Pending) -> Body {
-        let view = View::plain(terms.endpoint);
+        let view = View::plain(terms.endpoint, None);
         let mut relay = Self::new(admission, terms, Phase::Waiting(pending), view);
         relay.out.push_back(COMMENT);
         relay.into_body()
@@ -377,6 +377,7 @@ impl Relay {
             self.admission.count(Count {
                 tokens,
                 counted_by,
+                counts_choices: self.view.counts_choices(),
                 sequences: self.view.running_sequences(),
                 pace: self.pulse.pace(),
                 unseen: self

@@ -20,6 +20,7 @@ pub enum View {
         stream: Box<Stream>,
         /// Events on their way out, kept for its allocation.
         scratch: Vec<Bytes>,
+        counts_choices: bool,
     },
     Plain {
         usage: Capture,
@@ -28,6 +29,7 @@ pub enum View {
         bytes: u64,
         /// The last byte was one that a JSON object may end with.
         ends: bool,
+        counts_choices: bool,
     },
 }
 
@@ -35,7 +37,8 @@ impl View {
     /// Of a stream of events.
     pub fn events(endpoint: Endpoint, asked: Asked, target: &Target) -> Self {
         // What runs along is the server's own way where it was not asked for.
-        let continuous = asked.continuous || target.knowledge().is_vllm == Some(false);
+        let is_vllm = target.knowledge().is_vllm.unwrap_or(true);
+        let continuous = asked.continuous || !is_vllm;
         let asked = Asked {
             continuous,
             ..asked
@@ -45,16 +48,27 @@ impl View {
             splitter: Splitter::default(),
             stream: Box::new(stream),
             scratch: Vec::new(),
+            counts_choices: is_vllm,
         }
     }
 
     /// Of any other answer.
-    pub fn plain(endpoint: Endpoint) -> Self {
+    pub fn plain(endpoint: Endpoint, target: Option<&Target>) -> Self {
         Self::Plain {
             usage: Capture::new("usage"),
             has_choices: endpoint.api() == Api::Choices,
             bytes: 0,
             ends: false,
+            counts_choices: target.is_none_or(|it| it.knowledge().is_vllm.unwrap_or(true)),
+        }
+    }
+
+    /// Whether the engine's count is surely of all choices: llama.cpp counts the first of several.
+    pub fn counts_choices(&self) -> bool {
+        match self {
+            Self::Plain { counts_choices, .. } | Self::Events { counts_choices, .. } => {
+                *counts_choices
+            }
         }
     }
 
@@ -81,6 +95,7 @@ impl View {
                 splitter,
                 stream,
                 scratch,
+                ..
             } => {
                 splitter.push(data);
                 stream.set_moment(since);
@@ -102,6 +117,7 @@ impl View {
             splitter,
             stream,
             scratch,
+            ..
         } = self
         else {
             return End::Proper;
@@ -135,6 +151,7 @@ impl View {
                 has_choices,
                 bytes,
                 ends,
+                ..
             } => {
                 let told = Tokens::parse(usage.value().trim_ascii());
                 let guess = (*has_choices && *ends).then(|| Tokens::of_answer(*bytes));

@@ -1,22 +1,33 @@
 //! In which order a call tries targets that are as good as one another: where its conversation is
-//! cached, else where there is least to do. Pure; knows no target, only how they stand.
+//! cached, else where there is least to do. Does no I/O; knows no target, only how they stand.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
 
 use super::affinity::{Affinity, mix};
 
-/// One target that may take the call.
+/// So many conversations that began away from home are remembered: some hundred kilobytes.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+
+/// Something that may take the call, and how it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
-    /// Its place in the caller's own list.
-    pub at: usize,
+pub(super) struct Candidate<T> {
+    pub of: T,
     /// Says which one it is, wherever it stands: [`name`].
     pub name: u64,
+    /// How soon it is tried whatever there is to do: the lower the sooner.
+    pub class: u8,
     /// Calls that it is answering.
     pub in_flight: usize,
-    /// It has as many as it may have.
-    pub is_full: bool,
 }
 
-/// What a target is known by in [`order`]: a number made of its base URL, the same in every instance.
+/// The last class of those that take calls just now.
+pub(super) const READY: u8 = 1;
+
+/// What a target is known by in [`Balance::order`]: a number made of its base URL, the same in every instance.
 pub(super) fn name(url: &str) -> u64 {
     // FNV-1a; it is counted once for each target.
     let hash = url.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -25,48 +36,93 @@ pub(super) fn name(url: &str) -> u64 {
     mix(hash)
 }
 
-/// Puts the candidates into the order in which a call tries them. `turn` counts up with each call;
-/// `home` is the target that served the conversation last, if that is known here.
-///
-/// A conversation that is under way goes home. Where that is not known every conversation has an order of its own among all targets (rendezvous hashing): when one goes,
-/// only its conversations move, each to the next in its own order, and when it returns they do.
-/// It takes the first of its order that is not busy. Any other call goes where the fewest calls are,
-/// among equals by turns: nothing is cached of its beginning yet but what all share.
-///
-/// Busy is a target that is full, or has more than twice the calls of the least busy one and four
-/// more. An engine works on its calls together: with twice as many each gets its tokens somewhat
-/// later, while a conversation of tens of thousands of tokens that moves is read again from its
-/// beginning, for seconds, which delays all others there. So a few calls more move nobody, among
-/// idle targets as little as among loaded ones. Beyond that a target is slower than others, or
-/// has got too many long conversations, and the reading is the smaller evil.
-pub(super) fn order(
-    candidates: &mut [Candidate],
-    affinity: Option<Affinity>,
-    home: Option<u64>,
-    turn: usize,
-) {
-    if candidates.len() < 2 {
-        return;
-    }
-    candidates.rotate_left(turn % candidates.len());
-    let free = candidates.iter().filter(|one| !one.is_full);
-    let least = free.map(|one| one.in_flight).min().unwrap_or(0);
-    let under_way = affinity.filter(|affinity| affinity.is_under_way());
-    // Sorting is stable: of equals, the turn decides.
-    candidates.sort_by_key(|one| {
-        let may_stay = under_way.is_some() && !is_busy(one, least);
-        let load = if may_stay { 0 } else { one.in_flight };
-        let distance = match under_way {
-            Some(_) if home == Some(one.name) => 0,
-            Some(affinity) => mix(affinity.hash() ^ one.name),
-            None => 0,
-        };
-        (one.is_full, !may_stay, load, distance)
-    });
+/// Puts candidates in order for one call after another.
+pub(super) struct Balance {
+    /// Which comes first among equals; counts up with each call.
+    turn: AtomicUsize,
+    /// Conversations that did not begin at home, and where they did. Another instance does not know
+    /// and takes them for at home; so does this one for those that nobody led on for longest.
+    begun_away: Mutex<LruCache<u64, u64>>,
 }
 
-fn is_busy(one: &Candidate, least: usize) -> bool {
-    one.is_full || one.in_flight > least.saturating_mul(2).saturating_add(4)
+impl Default for Balance {
+    fn default() -> Self {
+        Self {
+            turn: AtomicUsize::new(0),
+            begun_away: Mutex::new(LruCache::new(REMEMBERED)),
+        }
+    }
+}
+
+impl Balance {
+    /// Puts the candidates into the order in which a call tries them.
+    ///
+    /// Every conversation has an order of its own among all targets (rendezvous hashing), the same in
+    /// all instances; the first of it is its home. When a target goes, only its conversations move,
+    /// each to the next in its own order, and when it returns, so do they.
+    ///
+    /// A call that has no past goes where the fewest calls are, among equals by turns. A conversation that is under way goes where it began or else to the
+    /// first of its order, and from there on to the next as long as these are busy.
+    ///
+    /// All this among those of one class. Busy is a target that has more than twice the calls of the least busy one and four
+    /// more. An engine works on its calls together: with twice as many each gets its tokens somewhat
+    /// later, while a conversation of tens of thousands of tokens that moves is read again from its
+    /// beginning, for seconds, which delays all others there. So a few calls more move nobody, among
+    /// idle targets as little as among loaded ones. Beyond that a target is slower than others or has
+    /// got too many long conversations, and the reading is the smaller evil.
+    pub(super) fn order<T>(&self, candidates: &mut [Candidate<T>], affinity: Option<Affinity>) {
+        if candidates.len() < 2 {
+            return;
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let Some(affinity) = affinity else {
+            return by_load(candidates, turn);
+        };
+        // One statement, one lock: it is not held while another is.
+        if affinity.is_under_way() {
+            let began = self.begun_away().get(&affinity.hash()).copied();
+            return by_home(candidates, affinity, began);
+        }
+        by_load(candidates, turn);
+        let home = candidates.iter().min_by_key(|one| one.distance(affinity));
+        let first = candidates.first();
+        if let (Some(home), Some(first)) = (home, first)
+            && home.name != first.name
+        {
+            self.begun_away().put(affinity.hash(), first.name);
+        }
+    }
+
+    fn begun_away(&self) -> MutexGuard<'_, LruCache<u64, u64>> {
+        self.begun_away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Candidate<T> {
+    /// How far it stands from the beginning of a conversation's own order.
+    fn distance(&self, affinity: Affinity) -> u64 {
+        mix(affinity.hash() ^ self.name)
+    }
+}
+
+fn by_load<T>(candidates: &mut [Candidate<T>], turn: usize) {
+    candidates.rotate_left(turn % candidates.len());
+    // Sorting is stable: of equals, the turn decides.
+    candidates.sort_by_key(|one| (one.class, one.in_flight));
+}
+
+fn by_home<T>(candidates: &mut [Candidate<T>], affinity: Affinity, began: Option<u64>) {
+    let ready = candidates.iter().filter(|one| one.class <= READY);
+    let least = ready.map(|one| one.in_flight).min().unwrap_or(0);
+    candidates.sort_by_key(|one| {
+        let is_busy = one.in_flight > least.saturating_mul(2).saturating_add(4);
+        let load = if is_busy { one.in_flight } else { 0 };
+        let is_elsewhere = began != Some(one.name);
+        let distance = one.distance(affinity);
+        (one.class, is_busy, load, is_elsewhere, distance)
+    });
 }
 
 #[cfg(test)]
@@ -76,6 +132,8 @@ mod tests {
 
     use super::*;
     use crate::upstream::{Endpoint, Object};
+
+    const FULL: u8 = 6;
 
     fn conversation(session: u32, is_under_way: bool) -> Affinity {
         let more = if is_under_way {
@@ -88,44 +146,48 @@ mod tests {
         Affinity::of(["service", "a"], None, Endpoint::ChatCompletions, &body).expect("one")
     }
 
-    fn targets(in_flight: &[usize]) -> Vec<Candidate> {
-        let one = |(at, &in_flight): (usize, &usize)| Candidate {
-            at,
-            name: name(&format!("http://10.0.0.{at}:8000")),
+    fn targets(in_flight: &[usize]) -> Vec<Candidate<usize>> {
+        let one = |(of, &in_flight): (usize, &usize)| Candidate {
+            of,
+            name: name(&format!("http://10.0.0.{of}:8000")),
             in_flight,
-            is_full: false,
+            class: READY,
         };
         in_flight.iter().enumerate().map(one).collect()
     }
 
-    fn first(mut candidates: Vec<Candidate>, affinity: Option<Affinity>, turn: usize) -> usize {
-        order(&mut candidates, affinity, None, turn);
-        candidates[0].at
+    fn first(mut candidates: Vec<Candidate<usize>>, affinity: Affinity) -> usize {
+        Balance::default().order(&mut candidates, Some(affinity));
+        candidates[0].of
     }
 
     fn home(session: u32, targets_count: usize) -> usize {
-        first(
-            targets(&vec![0; targets_count]),
-            Some(conversation(session, true)),
-            0,
-        )
+        let all = targets(&vec![0; targets_count]);
+        first(all, conversation(session, true))
+    }
+
+    fn places(candidates: &[Candidate<usize>]) -> Vec<usize> {
+        candidates.iter().map(|one| one.of).collect()
     }
 
     #[test]
     fn the_least_busy_comes_first_and_equals_take_turns() {
+        let balance = Balance::default();
         let mut all = targets(&[3, 1, 2]);
-        order(&mut all, None, None, 0);
-        assert_eq!(all.iter().map(|one| one.at).collect::<Vec<_>>(), [1, 2, 0]);
+        balance.order(&mut all, None);
+        assert_eq!(places(&all), [1, 2, 0]);
         let mut firsts = [0; 3];
-        for turn in 0..30 {
-            firsts[first(targets(&[2, 2, 2]), None, turn)] += 1;
+        for _ in 0..30 {
+            let mut all = targets(&[2, 2, 2]);
+            balance.order(&mut all, None);
+            firsts[all[0].of] += 1;
         }
         assert_eq!(firsts, [10, 10, 10]);
         let mut full = targets(&[0, 5, 9]);
-        full[0].is_full = true;
-        full[2].is_full = true;
-        order(&mut full, None, None, 0);
-        assert_eq!(full.iter().map(|one| one.at).collect::<Vec<_>>(), [1, 0, 2]);
+        full[0].class = FULL;
+        full[2].class = FULL;
+        balance.order(&mut full, None);
+        assert_eq!(places(&full), [1, 0, 2]);
     }
 
     #[test]
@@ -140,66 +202,71 @@ mod tests {
     }
 
     #[test]
-    fn what_has_just_begun_goes_where_least_is_to_do() {
+    fn what_begins_goes_where_least_is_to_do_and_is_found_there_again() {
+        let balance = Balance::default();
         for session in 0..50 {
+            let (begins, goes_on) = (conversation(session, false), conversation(session, true));
             let home = home(session, 3);
+            assert_eq!(first(targets(&[0; 3]), begins), home);
             let mut load = [0; 3];
             load[home] = 1;
-            assert_ne!(
-                first(targets(&load), Some(conversation(session, false)), 1),
-                home
-            );
-            assert_eq!(
-                first(targets(&load), Some(conversation(session, true)), 1),
-                home
-            );
+            assert_eq!(first(targets(&load), goes_on), home);
+            let mut all = targets(&load);
+            balance.order(&mut all, Some(begins));
+            let began = all[0].of;
+            assert_ne!(began, home);
+            for _ in 0..2 {
+                let mut all = targets(&[0; 3]);
+                balance.order(&mut all, Some(goes_on));
+                assert_eq!((all[0].of, all[1].of), (began, home));
+            }
+            assert_eq!(first(targets(&[0; 3]), goes_on), home, "who does not know");
         }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let balance = Balance::default();
+        for session in 0..10_000 {
+            let load = [
+                usize::from(home(session, 2) == 0),
+                usize::from(home(session, 2) == 1),
+            ];
+            balance.order(&mut targets(&load), Some(conversation(session, false)));
+        }
+        assert_eq!(balance.begun_away().len(), REMEMBERED.get());
     }
 
     #[test]
     fn a_busy_target_is_left_for_the_next_of_the_conversation() {
         for session in 0..50 {
-            let mut all = targets(&[2, 2, 2]);
-            order(&mut all, Some(conversation(session, true)), None, 0);
-            let (home, next) = (all[0].at, all[1].at);
+            let goes_on = conversation(session, true);
+            let mut all = targets(&[2; 3]);
+            Balance::default().order(&mut all, Some(goes_on));
+            let (home, next) = (all[0].of, all[1].of);
             let mut load = [2; 3];
             load[home] = 8;
-            assert_eq!(
-                first(targets(&load), Some(conversation(session, true)), 1),
-                home
-            );
+            assert_eq!(first(targets(&load), goes_on), home);
             load[home] = 9;
-            for turn in 0..3 {
-                let moved = first(targets(&load), Some(conversation(session, true)), turn);
-                assert_eq!(moved, next, "it moves to one place, not to any");
-            }
-            let mut full = targets(&[0, 0, 0]);
-            full[home].is_full = true;
-            assert_eq!(first(full, Some(conversation(session, true)), 1), next);
-        }
-    }
-
-    #[test]
-    fn where_a_conversation_was_served_last_is_its_home() {
-        for session in 0..50 {
-            let chosen = home(session, 3);
-            let other = (chosen + 1) % 3;
-            let mut load = targets(&[0, 0, 0]);
-            let last = Some(load[other].name);
-            order(&mut load, Some(conversation(session, true)), last, 0);
-            assert_eq!(load[0].at, other);
-            load.sort_by_key(|one| one.at);
-            load[other].in_flight = 9;
-            order(&mut load, Some(conversation(session, true)), last, 0);
-            assert_eq!(load[0].at, chosen, "busy, it is left");
+            assert_eq!(first(targets(&load), goes_on), next);
+            load[next] = 3;
+            assert_eq!(
+                first(targets(&load), goes_on),
+                next,
+                "a little more is no matter"
+            );
+            let mut full = targets(&[0; 3]);
+            full[home].class = FULL;
+            assert_eq!(first(full, goes_on), next);
         }
     }
 
     #[test]
     fn one_candidate_or_none_is_left_as_it_is() {
-        order(&mut [], None, None, usize::MAX);
+        let balance = Balance::default();
+        balance.order::<usize>(&mut [], None);
         let mut one = targets(&[7]);
-        order(&mut one, Some(conversation(1, true)), None, usize::MAX);
+        balance.order(&mut one, Some(conversation(1, true)));
         assert_eq!(one, targets(&[7]));
     }
 
@@ -210,7 +277,7 @@ mod tests {
             let before = home(session, count);
             let mut left = targets(&vec![0; count]);
             left.remove(gone);
-            let after = first(left, Some(conversation(session, true)), 0);
+            let after = first(left, conversation(session, true));
             prop_assert_eq!(after == before, before != gone);
         }
 
@@ -219,19 +286,19 @@ mod tests {
             load in proptest::collection::vec((0..40_usize, any::<bool>()), 2..9),
             session: u32,
             is_under_way: bool,
-            turn: usize,
         ) {
             let mut all = targets(&load.iter().map(|(load, _)| *load).collect::<Vec<_>>());
             for (one, (_, is_full)) in all.iter_mut().zip(&load) {
-                one.is_full = *is_full;
+                one.class = if *is_full { FULL } else { READY };
             }
             let before = all.clone();
-            order(&mut all, Some(conversation(session, is_under_way)), None, turn);
+            let affinity = conversation(session, is_under_way);
+            Balance::default().order(&mut all, Some(affinity));
             let mut sorted = all.clone();
-            sorted.sort_by_key(|one| one.at);
+            sorted.sort_by_key(|one| one.of);
             prop_assert_eq!(&sorted, &before);
-            prop_assert!(!all[0].is_full || all.iter().all(|one| one.is_full));
-            let least = all.iter().filter(|one| !one.is_full).map(|one| one.in_flight).min();
+            prop_assert!(all[0].class == READY || all.iter().all(|one| one.class == FULL));
+            let least = all.iter().filter(|one| one.class == READY).map(|one| one.in_flight).min();
             if let Some(least) = least {
                 prop_assert!(all[0].in_flight <= 2 * least + 4);
             }

@@ -158,6 +158,15 @@ impl Choices {
         !self.seen.is_empty() && self.seen.values().all(|choice| choice.finished)
     }
 
+    /// A final count together with one that came before: llama.cpp sends one for each choice.
+    pub(super) fn together(&self, before: Option<Tokens>, usage: Tokens) -> Tokens {
+        let before = before.filter(|_| self.seen.len() > 1).unwrap_or_default();
+        Tokens {
+            completion: before.completion.saturating_add(usage.completion),
+            ..usage
+        }
+    }
+
     /// The last running counts together. vLLM counts each choice by itself, and each with its
     /// prompt; the choices of one prompt follow one another and share it.
     pub(super) fn running(&self) -> Option<Tokens> {

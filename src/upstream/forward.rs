@@ -12,8 +12,8 @@ use super::failure;
 use super::models::unknown_model;
 use super::progress::Progress;
 use super::request::Request;
-use super::routing::Rank;
-use super::send::{Answer, Failure};
+use super::routing::{Candidate, Rank};
+use super::send::{Answer, Failure, LIFE_LIMIT, learn};
 use super::state::State;
 use super::target::{Entry, Target};
 use super::trip::{Obstacle, Trip};
@@ -91,9 +91,8 @@ impl Upstreams {
         let mut is_hopeful = false;
         for candidate in rank {
             let target = &candidate.target;
-            let was = target.state();
             // It has been waited for in vain, or one of its kind is being started already.
-            let is_over = was == State::Down && trip.has_awaited(target);
+            let is_over = target.state() == State::Down && trip.has_awaited(target);
             let is_needless = is_hopeful && target.may_sleep() && !trip.has_turn(target);
             if trip.is_spent(target) || is_over || is_needless {
                 continue;
@@ -102,57 +101,77 @@ impl Upstreams {
                 trip.rule_out(target, Obstacle::Asleep(failure::asleep()));
                 continue;
             }
-            let began = Instant::now();
-            let (busy, turn) = match target.enter(trip.take_turn(target), request.may_wake) {
-                Entry::Go(busy, turn) => (busy, turn),
-                Entry::Full => {
-                    trip.wait_for_room(true);
-                    continue;
-                }
-                Entry::Wait => {
-                    is_hopeful |= was == State::Unknown || target.scales_to_zero();
-                    trip.wait_for_start(target, target.patience(began));
-                    continue;
-                }
-                Entry::Asleep => {
-                    trip.rule_out(target, Obstacle::Asleep(failure::may_not_wake()));
-                    continue;
-                }
-            };
-            if turn.is_some() && target.may_sleep() {
-                trip.note_held_up(began);
-                if was != State::Starting {
-                    target.note_wake(&request.by);
-                    progress.note(|passage| passage.woke = true);
-                }
-            }
-            progress.note(|passage| {
-                passage.target = Some(target.clone());
-                passage.wait_ms = trip.waited_ms();
-            });
-            trip.restore(&mut request.payload);
-            let failure = match self.attempt(request, candidate, busy, progress).await {
-                Ok(answer) => {
-                    self.note_home(request.affinity, target);
-                    return Ok(Tried::Answered(answer));
-                }
-                Err(Failure::Final(error)) => return Err(error),
-                Err(failure) => failure,
-            };
-            meet(failure, target, began, trip);
-            if target.state() == State::Starting {
-                is_hopeful |= target.scales_to_zero();
-                trip.wait_for_start(target, target.patience(began));
-            }
-            if let Some(turn) = turn {
-                trip.keep_turn(target, turn);
+            match self.visit(candidate, request, trip, progress).await? {
+                Tried::Answered(answer) => return Ok(Tried::Answered(answer)),
+                Tried::Hopeful => is_hopeful = true,
+                Tried::InVain => {}
             }
         }
-        Ok(if is_hopeful {
-            Tried::Hopeful
-        } else {
-            Tried::InVain
-        })
+        Ok(Tried::hopeful_if(is_hopeful))
+    }
+
+    /// Tries one target, if it has room for the call and it is the call's turn.
+    async fn visit(
+        &self,
+        candidate: &Candidate,
+        request: &mut Request,
+        trip: &mut Trip,
+        progress: &Progress,
+    ) -> Result<Tried, Error> {
+        let target = &candidate.target;
+        let (began, was) = (Instant::now(), target.state());
+        let (busy, mut turn) = match target.enter(trip.take_turn(target), request.may_wake) {
+            Entry::Go(busy, turn) => (busy, turn),
+            Entry::Full => {
+                trip.wait_for_room(true);
+                return Ok(Tried::InVain);
+            }
+            Entry::Wait => {
+                trip.wait_for_start(target, target.patience(began));
+                let is_hopeful = was == State::Unknown || target.scales_to_zero();
+                return Ok(Tried::hopeful_if(is_hopeful));
+            }
+            Entry::Asleep => {
+                trip.rule_out(target, Obstacle::Asleep(failure::may_not_wake()));
+                return Ok(Tried::InVain);
+            }
+        };
+        let is_start = turn.is_some() && target.scales_to_zero();
+        if is_start && was != State::Starting {
+            target.note_wake(&request.by);
+        }
+        progress.note(|passage| {
+            passage.target = Some(target.clone());
+            passage.woke |= is_start && was != State::Starting;
+        });
+        let tried = async {
+            let known = learn(target).await?;
+            if target.state() == State::Ready {
+                // Others need not wait for this call's end.
+                turn = None;
+            }
+            if is_start || began.elapsed() >= LIFE_LIMIT {
+                // It was held until the server was up: that was its wait.
+                trip.note_held_up(began);
+            }
+            progress.note(|passage| passage.wait_ms = trip.waited_ms());
+            trip.restore(&mut request.payload);
+            self.attempt(request, candidate, (known, busy), progress)
+                .await
+        };
+        match tried.await {
+            Ok(answer) => return Ok(Tried::Answered(answer)),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(failure) => meet(failure, target, began, trip),
+        }
+        if let Some(turn) = turn {
+            trip.keep_turn(target, turn);
+        }
+        let is_starting = target.state() == State::Starting;
+        if is_starting {
+            trip.wait_for_start(target, target.patience(began));
+        }
+        Ok(Tried::hopeful_if(is_starting && target.scales_to_zero()))
     }
 
     /// On a developer's machine nothing starts by itself: what does not come up cannot be reached.
@@ -162,12 +181,22 @@ impl Upstreams {
     }
 }
 
-/// What came of trying a rank.
+/// What came of trying a target, or a rank.
 enum Tried {
     Answered(Answer),
     /// It is worth to wait for one of them before others are tried.
     Hopeful,
     InVain,
+}
+
+impl Tried {
+    const fn hopeful_if(is_hopeful: bool) -> Self {
+        if is_hopeful {
+            Self::Hopeful
+        } else {
+            Self::InVain
+        }
+    }
 }
 
 /// What a failure says of the target, and of this call's chances there.

@@ -58,15 +58,14 @@ pub use tokens::Tokens;
 pub use verdict::{Asked, End};
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use lru::LruCache;
 use reqwest::Url;
 use tokio::sync::{Notify, Semaphore};
 
 use access::{Access, ApiKey};
+use balance::Balance;
 use client::read_bounded;
 use group::Group;
 use target::Setup;
@@ -76,17 +75,12 @@ use crate::google::{Fault, Google};
 
 /// Calls that may wait for a target at once; each holds its body meanwhile.
 const ROOM: usize = 1000;
-/// Conversations of which it is known who served them last.
-const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// All model servers of this gateway.
 pub struct Upstreams {
     groups: Vec<Group>,
     targets: Vec<Arc<Target>>,
-    /// Which target comes first among equals; counts up with each call.
-    turn: AtomicUsize,
-    /// Which target served a conversation last.
-    homes: Mutex<LruCache<u64, u64>>,
+    balance: Balance,
     /// Of all groups.
     aliases: BTreeMap<String, String>,
     limits: Limits,
@@ -148,8 +142,7 @@ impl Upstreams {
         Ok(Self {
             targets: targets.collect(),
             groups,
-            turn: AtomicUsize::new(0),
-            homes: Mutex::new(LruCache::new(CONVERSATIONS)),
+            balance: Balance::default(),
             aliases: config.aliases.clone(),
             limits: limits.clone(),
             room: Arc::new(Semaphore::new(ROOM)),

@@ -60,6 +60,12 @@ impl Object {
         self.get(key).filter(|value| *value != "null")
     }
 
+    /// The JSON text of a member in the text that this was read from.
+    pub fn original(&self, key: &str) -> Option<String> {
+        let object = Self::parse(self.text.clone()).ok()?;
+        object.get(key).map(str::to_owned)
+    }
+
     /// All members with their JSON texts, as they stand.
     pub fn members(&self) -> impl Iterator<Item = (&str, &str)> {
         self.members.iter().map(|(key, value)| {

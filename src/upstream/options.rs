@@ -103,29 +103,32 @@ pub fn take_out_refused(
     take_out(request, extra).then_some(extra)
 }
 
-/// Tells whether it was there.
+/// Tells whether that changes the call. What the client sent itself stays, for it to be told.
 fn take_out(request: &mut Request, extra: Extra) -> bool {
     let Payload::Json(object) = &mut request.payload else {
         return false;
     };
     match extra {
         Extra::RunningUsage => {
-            let text = object.present(USAGE).unwrap_or("{}").to_owned();
-            let Ok(mut options) = Object::parse(Bytes::from(text)) else {
+            let own = object.original(USAGE).and_then(options);
+            let asked = own.is_some_and(|own| own.get(RUNNING_USAGE).is_some());
+            let sent = object.present(USAGE).map(str::to_owned).and_then(options);
+            let Some(mut sent) = sent.filter(|it| !asked && it.get(RUNNING_USAGE).is_some()) else {
                 return false;
             };
-            let is_there = options.get(RUNNING_USAGE).is_some();
-            if is_there {
-                options.remove(RUNNING_USAGE);
-                let text = String::from_utf8_lossy(&options.to_bytes()).into_owned();
-                object.set(USAGE, text);
-            }
-            is_there
+            sent.remove(RUNNING_USAGE);
+            let text = String::from_utf8_lossy(&sent.to_bytes()).into_owned();
+            object.set(USAGE, text);
+            true
         }
         Extra::Usage => {
-            let is_there = object.get(USAGE).is_some();
-            object.remove(USAGE);
-            is_there
+            let own = object.original(USAGE);
+            let changes = object.get(USAGE) != own.as_deref();
+            match own {
+                Some(own) => object.set(USAGE, own),
+                None => object.remove(USAGE),
+            }
+            changes
         }
         Extra::NewerLimit => {
             let Some(limit) = object.get(NEWER_LIMIT).map(str::to_owned) else {
@@ -136,6 +139,10 @@ fn take_out(request: &mut Request, extra: Extra) -> bool {
             true
         }
     }
+}
+
+fn options(text: String) -> Option<Object> {
+    Object::parse(Bytes::from(text)).ok()
 }
 
 fn add_older_limit(request: &mut Request) {

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::Upstreams;
-use super::affinity::Affinity;
 use super::balance;
 use super::group::{Group, Match, ONLY};
 use super::models::{Knowledge, unknown_model};
 use super::state::State;
-use super::target::{Target, lock};
+use super::target::Target;
+use super::{Affinity, Upstreams};
 use crate::config::Fallback;
 use crate::error::Error;
 
@@ -81,41 +79,20 @@ impl Upstreams {
         }
     }
 
-    /// The best first: those that answer, the conversation's own before others, the least busy
-    /// before those that are busier.
+    /// The best first: those that answer, and of these the conversation's own or the least busy.
     pub(super) fn sort(&self, rank: &mut Rank, affinity: Option<Affinity>) {
         if rank.len() < 2 {
             return;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let home = affinity.and_then(|affinity| lock(&self.homes).get(&affinity.hash()).copied());
-        let seen = |(at, one): (usize, &Candidate)| {
-            let candidate = balance::Candidate {
-                at,
-                name: balance::name(one.target.url()),
-                in_flight: one.target.in_flight(),
-                is_full: one.target.is_full(),
-            };
-            (class(&one.target), candidate)
+        let stand = |of: Candidate| balance::Candidate {
+            name: balance::name(of.target.url()),
+            class: class(&of.target),
+            in_flight: of.target.in_flight(),
+            of,
         };
-        let mut all: Vec<(u8, balance::Candidate)> = rank.iter().enumerate().map(seen).collect();
-        all.sort_by_key(|(class, _)| *class);
-        let mut sorted = Rank::with_capacity(rank.len());
-        for alike in all.chunk_by(|one, next| one.0 == next.0) {
-            let mut alike: Vec<_> = alike.iter().map(|(_, candidate)| *candidate).collect();
-            balance::order(&mut alike, affinity, home, turn);
-            sorted.extend(alike.iter().map(|one| rank[one.at].clone()));
-        }
-        *rank = sorted;
-    }
-
-    /// A target has served a call of this conversation: its next one finds its past there.
-    pub(super) fn note_home(&self, affinity: Option<Affinity>, target: &Target) {
-        if let Some(affinity) = affinity
-            && self.targets.len() > 1
-        {
-            lock(&self.homes).put(affinity.hash(), balance::name(target.url()));
-        }
+        let mut all: Vec<_> = rank.drain(..).map(stand).collect();
+        self.balance.order(&mut all, affinity);
+        rank.extend(all.into_iter().map(|one| one.of));
     }
 
     fn first_rank(&self, name: Option<&str>) -> Rank {
@@ -221,11 +198,13 @@ impl Upstreams {
 fn class(target: &Target) -> u8 {
     let is_here_always = !target.scales_to_zero();
     match target.state() {
-        State::Starting | State::Down if is_here_always && target.claim_retry() => 0,
+        State::Starting | State::Down if is_here_always && target.claim_retry() => {
+            balance::READY - 1
+        }
         State::Ready if target.is_full() => 6,
         State::Ready if target.is_failing() => 5,
-        State::Ready => 1,
-        State::Unknown if is_here_always => 1,
+        State::Ready => balance::READY,
+        State::Unknown if is_here_always => balance::READY,
         State::Starting => 3,
         State::Unknown | State::Cold if target.is_tried() => 3,
         State::Unknown | State::Cold => 4,

@@ -28,7 +28,7 @@ const CALL_LIMIT: Duration = Duration::from_hours(1);
 /// How long a server that is known to be up may take for its list before a call goes on without.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// A server that gives no sign of life for so long is starting, unless it is known to be up.
-const LIFE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIFE_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is asked, while a call has no head, whether the server is still there.
 const HEALTH_PAUSE: Duration = Duration::from_secs(10);
 /// Error answers are read up to this size and time.
@@ -97,16 +97,15 @@ enum Sent {
 }
 
 impl Upstreams {
-    /// Sends the call to one target, which `busy` stands for.
+    /// Sends the call to one target, of which so much is known and which `busy` stands for.
     pub(super) async fn attempt(
         &self,
         request: &mut Request,
         candidate: &Candidate,
-        busy: Busy,
+        (known, busy): (Arc<Knowledge>, Busy),
         progress: &Progress,
     ) -> Result<Answer, Failure> {
         let target = &candidate.target;
-        let known = learn(target).await?;
         let name = candidate.name.as_deref();
         let served = match self.resolve(candidate.group, name, &known) {
             Ok(served) => served,
@@ -135,7 +134,7 @@ impl Upstreams {
 
 /// Learns what the target serves, unless that is known. Of one that is not known to be up this is
 /// the request that finds out, and that starts it.
-async fn learn(target: &Arc<Target>) -> Result<Arc<Knowledge>, Failure> {
+pub(super) async fn learn(target: &Arc<Target>) -> Result<Arc<Knowledge>, Failure> {
     let began = Instant::now();
     let learnt = if target.state() == State::Ready {
         target

@@ -70,6 +70,8 @@ pub(super) struct Standing {
     /// Calls that it failed, one after another, and when the last did.
     failures: u32,
     failed_at: Option<Instant>,
+    /// Something speaks for it, or takes calls and is silent: it is more than a closed port.
+    is_held_off: bool,
     /// From the first refusal to the first answer, as measured.
     learnt_start: Option<Duration>,
 }
@@ -94,6 +96,7 @@ impl Standing {
             unreached_at: None,
             failures: 0,
             failed_at: None,
+            is_held_off: false,
             learnt_start: None,
         }
     }
@@ -143,6 +146,7 @@ impl Standing {
     /// Nothing listens there, for a call that began to try at `began`.
     pub fn refused(&mut self, began: Instant, now: Instant) {
         self.unreached_at = Some(now);
+        self.is_held_off = false;
         self.starts(began);
     }
 
@@ -153,12 +157,14 @@ impl Standing {
         if matches!(self.stage, Stage::Ready) && self.answered_at.is_some_and(is_warm) {
             return false;
         }
+        self.is_held_off = true;
         self.starts(began);
         true
     }
 
     /// It took a call and gave no sign of life for a while.
     pub fn silent(&mut self, began: Instant) {
+        self.is_held_off = true;
         if matches!(self.stage, Stage::Unknown | Stage::Cold) {
             self.stage = Stage::Starting(began);
         }
@@ -196,17 +202,14 @@ impl Standing {
         }
     }
 
-    /// How much longer it may take to come up, by what was measured before.
-    pub fn expected_wait(&self, now: Instant) -> Option<Duration> {
-        let took = self.learnt_start?;
-        Some(match self.stage {
-            Stage::Starting(since) => took.saturating_sub(now.duration_since(since)),
-            _ => took,
-        })
-    }
-
+    /// How long it takes to come up, as measured.
     pub fn learnt_start(&self) -> Option<Duration> {
         self.learnt_start
+    }
+
+    /// What it shows while it does not answer is a start, not just a closed port.
+    pub fn is_held_off(&self) -> bool {
+        self.is_held_off
     }
 
     /// Model calls keep it awake already, so a question of ours does not.
@@ -262,7 +265,8 @@ mod tests {
         assert_eq!(standing.state(t0, false), State::Unknown);
         standing.silent(t0);
         assert_eq!(standing.state(after(t0, 5), true), State::Starting);
-        assert_eq!(standing.expected_wait(after(t0, 5)), None);
+        assert_eq!(standing.learnt_start(), None);
+        assert!(standing.is_held_off());
         standing.answered(after(t0, 80));
         assert_eq!(standing.state(after(t0, 80), true), State::Ready);
         assert_eq!(standing.learnt_start(), Some(Duration::from_secs(80)));

@@ -80,7 +80,9 @@ impl Stream {
             Kind::Choices(choices) => {
                 let verdict = choices.event(text, span, out);
                 self.end = verdict.end;
-                self.final_usage = verdict.usage.or(self.final_usage);
+                if let Some(usage) = verdict.usage {
+                    self.final_usage = Some(choices.together(self.final_usage, usage));
+                }
                 return;
             }
             Kind::Responses => judge_response(&text, span),

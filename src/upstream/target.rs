@@ -240,9 +240,9 @@ impl Target {
         lock(&self.standing).learnt_start()
     }
 
-    /// How much longer it may take to come up, as far as was measured.
-    pub(super) fn expected_wait(&self) -> Option<Duration> {
-        lock(&self.standing).expected_wait(Instant::now())
+    /// What it shows while it does not answer is a start, not just a closed port.
+    pub(super) fn is_held_off(&self) -> bool {
+        lock(&self.standing).is_held_off()
     }
 
     /// Asking it something keeps nothing awake that might sleep, and it is likely to answer.
@@ -292,7 +292,6 @@ impl Target {
     /// A call comes. `turn` is what it has of an earlier try; `wakes` if it may start what sleeps.
     pub(super) fn enter(self: &Arc<Self>, turn: Option<Turn>, wakes: bool) -> Entry {
         let turn = match self.state() {
-            State::Ready if self.is_full() => return Entry::Full,
             State::Ready => None,
             State::Down if wakes || !self.scales_to_zero() => None,
             State::Down => return Entry::Asleep,
@@ -307,7 +306,14 @@ impl Target {
                 Some(place)
             }
         };
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let most = self.setup.max_concurrent.unwrap_or(usize::MAX);
+        let entered =
+            (self.in_flight).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |calls| {
+                (calls < most).then_some(calls + 1)
+            });
+        if entered.is_err() {
+            return Entry::Full;
+        }
         lock(&self.standing).used(Instant::now());
         let busy = Busy {
             target: self.clone(),

@@ -49,7 +49,8 @@ pub struct Trip {
     is_full: bool,
     /// What is in the way may pass: a start, a drain.
     is_held_off: bool,
-    expected: Option<Duration>,
+    /// How long a start takes.
+    learnt: Option<Duration>,
     cause: Option<reqwest::Error>,
 }
 
@@ -87,7 +88,7 @@ impl Trip {
             not_here: None,
             is_full: false,
             is_held_off: false,
-            expected: None,
+            learnt: None,
             cause: None,
         }
     }
@@ -144,7 +145,8 @@ impl Trip {
         if !self.has_awaited(target) {
             self.awaited.push(id(target));
         }
-        self.expected = target.expected_wait().or(self.expected);
+        self.learnt = target.learnt_start().or(self.learnt);
+        self.is_held_off |= target.is_held_off();
         self.until = self.until.max(Some(until));
     }
 
@@ -228,7 +230,7 @@ impl Trip {
     }
 
     fn retry_after(&self) -> Duration {
-        let wait = self.expected.unwrap_or(USUAL_START);
+        let wait = self.learnt.unwrap_or(USUAL_START);
         wait.clamp(Duration::from_secs(1), LONGEST_RETRY)
     }
 }

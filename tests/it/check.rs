@@ -1,6 +1,7 @@
 //! `tollgate check` and the exit codes, by running the program.
 
 mod services;
+mod upstreams;
 
 use std::fs;
 use std::path::Path;

@@ -2,6 +2,7 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "tests end with their runtime")]
 
+mod affinity;
 mod answers;
 mod bad_input;
 mod bad_wire;
@@ -35,6 +36,7 @@ mod key_limits;
 mod keys_secret;
 mod life;
 mod limits;
+mod makes;
 mod metering;
 mod models;
 mod noise;
@@ -52,6 +54,7 @@ mod starting;
 mod states;
 mod store;
 mod tidy;
+mod upstreams_file;
 mod usage;
 mod usage_bigquery;
 mod users;

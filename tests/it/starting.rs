@@ -156,14 +156,21 @@ async fn connections_are_used_again_after_streams_and_after_refusals() {
 
 #[tokio::test]
 async fn several_servers_share_the_load() {
+    // Calls that belong to no conversation: of those, each stays with one server.
+    const EMBEDDINGS: &str = "/v1/embeddings";
+    let body = json!({"input": "Hello there"});
+    let pooling = || Settings {
+        pooling: true,
+        ..Settings::default()
+    };
     let servers = [
-        ModelServer::start(Settings::default()).await,
-        ModelServer::start(Settings::default()).await,
+        ModelServer::start(pooling()).await,
+        ModelServer::start(pooling()).await,
     ];
     let urls = servers.each_ref().map(ModelServer::url).join(",");
     let mut gate = Gate::with(&urls, &[]).await;
     for _ in 0..10 {
-        let reply = gate.post(CHAT, &plain()).await;
+        let reply = gate.post(EMBEDDINGS, &body).await;
         let row = row_of(&mut gate, &reply).await;
         let id = reply.header("x-request-id");
         let took = servers
@@ -177,14 +184,17 @@ async fn several_servers_share_the_load() {
         [5, 5]
     );
     // The busier one gets less.
-    servers[0].always(Behaviour::tokens(30).paced(Duration::from_millis(100)));
-    let slow = gate.post(CHAT, &PLAIN);
+    servers[0].always(Behaviour {
+        head_delay: Duration::from_secs(3),
+        ..Behaviour::default()
+    });
+    let slow = gate.post(EMBEDDINGS, &body);
     let rest = async {
         servers[0]
-            .wait_for(|calls| calls.iter().filter(|call| call.path == CHAT).count() == 6)
+            .wait_for(|calls| calls.iter().filter(|call| call.path == EMBEDDINGS).count() == 6)
             .await;
         for _ in 0..6 {
-            gate.post(CHAT, &PLAIN).await;
+            gate.post(EMBEDDINGS, &body).await;
         }
     };
     tokio::join!(slow, rest);

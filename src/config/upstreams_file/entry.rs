@@ -185,7 +185,7 @@ fn read_auth(
         fields.fault(
             url.at,
             format_args!(
-                "auth `id_token`{from} would send a credential in clear to {}; use https there",
+                "auth `id_token`{from} would send a credential in clear to {}; use https there or another `auth`",
                 url.text
             ),
         );

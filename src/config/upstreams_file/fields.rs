@@ -172,7 +172,7 @@ impl<'s, 't, 'i> Fields<'s, 't, 'i> {
 
 /// The name that was most likely meant, if one is near.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let far = 1 + name.len().min(12) / 4;
+    let far = ((name.len() + 1) / 3).min(3);
     let near = known
         .into_iter()
         .map(|known| (distance(name, known), known));

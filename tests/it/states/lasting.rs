@@ -26,11 +26,13 @@ async fn warm(target: Target, settings: &[(&str, &str)]) -> (ModelServer, Gate) 
 async fn the_front_end_of_a_ready_target_delays_only_the_call_that_met_it() {
     for target in [Target::ScalesToZero, Target::Stays] {
         let (server, mut gate) = warm(target, &[]).await;
-        for answer in [
-            Answer::no_instance(),
-            Answer::not_available_yet(),
-            Answer::unavailable(),
-        ] {
+        // Of what stays, only Google's own front end is known by its name; any other page comes from
+        // a proxy, and is no sign of a start.
+        let mut answers = vec![Answer::no_instance(), Answer::not_available_yet()];
+        if target == Target::ScalesToZero {
+            answers.push(Answer::unavailable());
+        }
+        for answer in answers {
             for stream in [false, true] {
                 server.next(Behaviour::answer(answer.clone()));
                 let reply = gate.post(CHAT, &call(stream)).await;
@@ -140,7 +142,7 @@ async fn a_stale_connection_costs_no_call() {
     };
     let server = ModelServer::start(settings).await;
     let gate = gate(&[server.url()], Target::Stays, &[]).await;
-    for at in 0..10 {
+    for at in 0..4 {
         let reply = gate.post(CHAT, &call(at % 2 == 0)).await;
         assert_eq!(
             (reply.status, show(&reply).code.as_str()),
@@ -148,8 +150,10 @@ async fn a_stale_connection_costs_no_call() {
             "{at}: {}",
             reply.text()
         );
+        // It is idle: one that ends as soon as it is used again may have ended for the call.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
     }
-    assert_eq!(server.model_calls().len(), 10, "each was served once");
+    assert_eq!(server.model_calls().len(), 4, "each was served once");
 }
 
 #[tokio::test]
@@ -282,7 +286,7 @@ async fn the_time_to_come_again_is_learnt_from_a_start() {
     refusal(&reply, 503, "upstream_starting");
     let seconds = show(&reply).retry_after;
     assert!(
-        (Some(2)..=Some(8)).contains(&seconds),
+        (Some(3)..=Some(6)).contains(&seconds),
         "{seconds:?} s, learnt of one of four"
     );
 }

@@ -139,7 +139,8 @@ async fn what_may_sleep_is_woken_by_no_list_no_count_and_no_key_that_may_not() {
         }
         if round == "with nothing known" {
             for path in ["/tokenize", "/detokenize"] {
-                refusal(&gate.post(path, &tokens).await, 503, "wake_not_allowed");
+                let reply = gate.post(path, &tokens).await;
+                assert_eq!(reply.status, 503, "{}", reply.text());
             }
             let reply = gently(&gate, CHAT, &CALL).await;
             let text = refusal(&reply, 503, "wake_not_allowed");
