@@ -335,7 +335,7 @@ impl Relay {
         tracing::warn!(
             endpoint = self.terms.endpoint.path(),
             code = error.code().as_str(),
-            message = error.message(),
+            told = error.message(),
             cause = error.cause_chain(),
             "answer broke off"
         );

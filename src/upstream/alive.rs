@@ -42,6 +42,14 @@ pub(super) async fn learn(target: &Arc<Target>) -> Result<Arc<Knowledge>, Failur
         Err(Silence::Refused) => Err(Failure::Refused(None)),
         Err(Silence::Unreachable(cause)) => Err(Failure::Unreachable(Some(cause))),
         Err(Silence::HeldOff) => Err(Failure::HeldOff),
+        Err(Silence::Other) if began.elapsed() >= LIFE_LIMIT && target.state() != State::Ready => {
+            target.note_silence(began);
+            if target.patience(began) <= Instant::now() {
+                return Err(Failure::Silent);
+            }
+            // It may be its list alone that it does not tell.
+            Ok(target.knowledge())
+        }
         Err(Silence::Denied | Silence::Other) => Ok(target.knowledge()),
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct Candidate<T> {
 /// The last class of those that take calls just now.
 pub(super) const READY: u8 = 1;
 
-/// What a target is known by in [`Balance::order`]: a number made of its base URL, the same in every instance.
+/// What a target is known by in [`Balance::order`]: a number made of its base URL, the same in every
+/// instance.
 pub(super) fn name(url: &str) -> u64 {
     // FNV-1a; it is counted once for each target.
     let hash = url.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -61,15 +62,16 @@ impl Balance {
     /// all instances; the first of it is its home. When a target goes, only its conversations move,
     /// each to the next in its own order, and when it returns, so do they.
     ///
-    /// A call that has no past goes where the fewest calls are, among equals by turns. A conversation that is under way goes where it began or else to the
-    /// first of its order, and from there on to the next as long as these are busy.
+    /// A call that has no past goes where the fewest calls are, among equals by turns. A conversation
+    /// that is under way goes where it began, else home, and as long as that is busy to the next in
+    /// its order.
     ///
-    /// All this among those of one class. Busy is a target that has more than twice the calls of the least busy one and four
-    /// more. An engine works on its calls together: with twice as many each gets its tokens somewhat
-    /// later, while a conversation of tens of thousands of tokens that moves is read again from its
-    /// beginning, for seconds, which delays all others there. So a few calls more move nobody, among
-    /// idle targets as little as among loaded ones. Beyond that a target is slower than others or has
-    /// got too many long conversations, and the reading is the smaller evil.
+    /// All this among those of one class. Busy is a target that has more than twice the calls of the
+    /// least busy one and four more. An engine works on its calls together: with twice as many each
+    /// gets its tokens somewhat later, while a conversation of tens of thousands of tokens that moves
+    /// is read again from its beginning, for seconds, which delays all others there. So a few calls
+    /// more move nobody, among idle targets as little as among loaded ones. Beyond that a target is
+    /// slower than others or has got too many long conversations, and the reading is the smaller evil.
     pub(super) fn order<T>(&self, candidates: &mut [Candidate<T>], affinity: Option<Affinity>) {
         if candidates.len() < 2 {
             return;
@@ -207,7 +209,6 @@ mod tests {
         for session in 0..50 {
             let (begins, goes_on) = (conversation(session, false), conversation(session, true));
             let home = home(session, 3);
-            assert_eq!(first(targets(&[0; 3]), begins), home);
             let mut load = [0; 3];
             load[home] = 1;
             assert_eq!(first(targets(&load), goes_on), home);

@@ -96,9 +96,14 @@ fn offered(group: &Group) -> (Vec<Card>, bool) {
     }
     let is_known = known.iter().any(|known| known.models.is_some());
     let listed = |known: &std::sync::Arc<Knowledge>| known.models.clone().unwrap_or_default();
-    let cards = known.iter().flat_map(listed);
-    let cards = cards.map(|card| with_context(&card.raw, group));
-    (cards.collect(), is_known)
+    // Its servers mostly list the same.
+    let mut cards: Vec<Card> = Vec::new();
+    for card in known.iter().flat_map(listed) {
+        if cards.iter().all(|seen| id(seen) != Some(&card.id)) {
+            cards.push(with_context(&card.raw, group));
+        }
+    }
+    (cards, is_known)
 }
 
 /// A server's own card, with the configured context where it tells none.

@@ -95,6 +95,9 @@ impl Upstreams {
             // It has been waited for in vain, or one of its kind is being started already.
             let is_over = target.state() == State::Down && trip.has_awaited(target);
             let is_needless = is_hopeful && target.may_sleep() && !trip.has_turn(target);
+            if is_over {
+                trip.note_vain_wait(target);
+            }
             if trip.is_spent(target) || is_over || is_needless {
                 continue;
             }

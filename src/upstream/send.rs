@@ -217,8 +217,8 @@ impl Call<'_> {
         let mut headers = request.headers.clone();
         credentials.write(&mut headers);
         let answer = self.head(request, headers).await?;
-        self.busy.answered();
         if answer.status().is_success() {
+            self.busy.answered();
             target.note_answer();
             target.note_served(true);
             return Ok(Sent::Head(answer));
@@ -236,6 +236,7 @@ impl Call<'_> {
             self.progress.note(|passage| passage.begun = false);
             return Err(Failure::HeldOff);
         }
+        self.busy.answered();
         target.note_answer();
         if rejected.is_draining() {
             self.progress.note(|passage| passage.begun = false);

@@ -150,6 +150,11 @@ impl Trip {
         self.until = self.until.max(Some(until));
     }
 
+    /// The target was waited for and did not come up.
+    pub fn note_vain_wait(&mut self, target: &Arc<Target>) {
+        self.is_held_off |= target.is_held_off();
+    }
+
     /// The target is up, but has nothing for this call at the moment.
     pub fn wait_for_room(&mut self, is_full: bool) {
         self.is_full |= is_full;

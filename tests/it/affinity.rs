@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::calls::row_of;
-use super::fakes::model_server::{Behaviour, ModelServer, Settings};
+use super::fakes::model_server::{Behaviour, Call, ModelServer, Settings};
 use super::fakes::wire::Wire;
 use super::harness::{Gate, KEY, PATIENCE};
 use talk::{OTHER_KEY, Talk, Way};
@@ -27,10 +27,14 @@ async fn start(count: usize) -> (Vec<ModelServer>, Gate) {
         ..Settings::default()
     };
     let servers = join_all((0..count).map(|_| ModelServer::start(settings()))).await;
-    let urls: Vec<String> = servers.iter().map(ModelServer::url).collect();
-    let keys = json!({"test": KEY, "other": OTHER_KEY});
-    let gate = Gate::with_keys(&urls.join(","), &[], &keys).await;
+    let gate = gate_before(&servers).await;
     (servers, gate)
+}
+
+async fn gate_before(servers: impl IntoIterator<Item = &ModelServer>) -> Gate {
+    let urls: Vec<String> = servers.into_iter().map(ModelServer::url).collect();
+    let keys = json!({"test": KEY, "other": OTHER_KEY});
+    Gate::with_keys(&urls.join(","), &[], &keys).await
 }
 
 /// Conversations of all kinds, numbered from 0.
@@ -92,19 +96,29 @@ async fn all_turns_of_a_conversation_meet_one_server() {
         met.dedup();
         assert!(met.len() > 1, "{way:?} all go to {met:?}");
     }
-    // As another instance sees it that knows nothing of them.
-    let urls: Vec<String> = servers.iter().rev().map(ModelServer::url).collect();
-    let keys = json!({"test": KEY});
-    let mut another = Gate::with_keys(&urls.join(","), &[], &keys).await;
-    assert_eq!(round(&mut another, &servers, &mut talks).await, homes);
+    // Other instances did not see them begin, and yet are of one mind.
+    let mut second = gate_before(servers.iter().rev()).await;
+    let met = round(&mut second, &servers, &mut talks).await;
+    let mut third = gate_before(&servers[..2]).await;
+    let without_one = round(&mut third, &servers, &mut talks).await;
+    for at in 0..talks.len() {
+        if talks[at].way == Way::Session {
+            assert_eq!(met[at], homes[at], "a name is enough");
+        }
+        let moved = without_one[at] != met[at];
+        assert_eq!(moved, met[at] == 2, "only who was at home there moves");
+    }
 }
 
 #[tokio::test]
 async fn two_keys_share_no_conversation() {
     let (servers, mut gate) = start(2).await;
     let mut of_one = talks(20);
+    round(&mut gate, &servers, &mut of_one).await;
     let other = |talk: &Talk| talk.clone().with_key(OTHER_KEY);
     let mut of_other: Vec<Talk> = of_one.iter().map(other).collect();
+    // An instance that knows nothing of them goes by who asks and what is said alone.
+    let mut gate = gate_before(&servers).await;
     let one = round(&mut gate, &servers, &mut of_one).await;
     let other = round(&mut gate, &servers, &mut of_other).await;
     assert_ne!(
@@ -145,7 +159,7 @@ async fn a_few_calls_more_move_no_conversation_but_what_begins() {
     let mut held = keep_busy(&mut gate, &servers, homes[0]).await;
     drop(held.pop());
     let server = &servers[homes[0]];
-    let left = |call: &super::fakes::model_server::Call| call.disconnected_at().is_some();
+    let left = |call: &Call| call.disconnected_at().is_some();
     server.wait_for(|calls| calls.iter().any(left)).await;
     assert_eq!(round(&mut gate, &servers, &mut talks).await, homes);
     let mut new: Vec<Talk> = (100..110).map(|at| Talk::new(at, Way::Chat)).collect();
