@@ -275,7 +275,7 @@ fi
 
 if $opencode_works; then
     say "== OpenCode: turns"
-    run_node turns 200 "$cache/opencode/turn_test.mjs"
+    run_node turns 400 "$cache/opencode/turn_test.mjs"
     count_node turns
     if [[ -n ${TOLLGATE_BIN:-} ]]; then
         say "== OpenCode: the configuration that the gateway's program prints"

@@ -33,7 +33,7 @@ SELECT
   model,
   COUNT(*) AS calls,
   COUNTIF(outcome != 'complete') AS incomplete_calls,
-  COUNTIF(woke) AS wakes,
+  SUM(IF(woke, 1, 0)) AS wakes,
   SUM(prompt_tokens) AS prompt_tokens,
   SUM(cached_tokens) AS cached_tokens,
   SUM(completion_tokens) AS completion_tokens,

@@ -1,11 +1,12 @@
 //! The body of an answer *is* the upstream's body in a [`Relay`]: bytes pass as they come while a
 //! side view counts. Silence, cuts, the drain and a client that leaves all end here, once.
 
+mod passing;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +24,9 @@ use super::reply;
 use super::view::{View, is_event_stream};
 use crate::config::Limits;
 use crate::error::{Code, Error};
-use crate::upstream::{Answer, Asked, Busy, End, Endpoint, Exchange, Target};
+use crate::upstream::{Answer, Asked, End, Endpoint, Exchange};
 use crate::usage::Outcome;
+use passing::Passing;
 
 /// An upstream call that has no head yet.
 pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
@@ -77,36 +79,6 @@ enum Phase {
     /// The answer is complete; the upstream's body is read to its end.
     Trailing(Passing),
     Over,
-}
-
-struct Passing {
-    body: reqwest::Body,
-    target: Arc<Target>,
-    /// When the call must have ended.
-    deadline: Instant,
-    _busy: Busy,
-}
-
-impl Passing {
-    /// Nothing has come for a while: what came meanwhile, or whether the server is there at all.
-    async fn check(&mut self) -> Event {
-        tokio::select! {
-            biased;
-            frame = self.body.frame() => Event::Frame(frame),
-            gone = self.target.is_gone() => if gone { Event::Gone } else { Event::Alive },
-        }
-    }
-}
-
-impl From<Exchange> for Passing {
-    fn from(exchange: Exchange) -> Self {
-        Self {
-            body: exchange.body,
-            target: exchange.target,
-            deadline: exchange.deadline,
-            _busy: exchange.busy,
-        }
-    }
 }
 
 impl Relay {
@@ -363,7 +335,7 @@ impl Relay {
         tracing::warn!(
             endpoint = self.terms.endpoint.path(),
             code = error.code().as_str(),
-            message = error.message(),
+            told = error.message(),
             cause = error.cause_chain(),
             "answer broke off"
         );

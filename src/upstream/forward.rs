@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Upstreams;
+use super::alive::{LIFE_LIMIT, learn};
 use super::failure;
 use super::models::unknown_model;
 use super::progress::Progress;
 use super::request::Request;
 use super::routing::{Candidate, Rank};
-use super::send::{Answer, Failure, LIFE_LIMIT, learn};
+use super::send::{Answer, Failure};
 use super::state::State;
 use super::target::{Entry, Target};
 use super::trip::{Obstacle, Trip};
@@ -94,6 +95,9 @@ impl Upstreams {
             // It has been waited for in vain, or one of its kind is being started already.
             let is_over = target.state() == State::Down && trip.has_awaited(target);
             let is_needless = is_hopeful && target.may_sleep() && !trip.has_turn(target);
+            if is_over {
+                trip.note_vain_wait(target);
+            }
             if trip.is_spent(target) || is_over || is_needless {
                 continue;
             }

@@ -3,6 +3,7 @@
 
 mod access;
 mod affinity;
+mod alive;
 mod balance;
 mod bound;
 mod catalogue;

@@ -9,12 +9,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Upstreams;
 use super::access;
+use super::alive::{ASK_LIMIT, until_alive};
 use super::client::read_bounded;
 use super::failure::{self, Refusal, Rejected};
 use super::fit::{self, Fit};
 use super::forward::is_about_model;
 use super::length::TooLong;
-use super::models::{Knowledge, Silence};
+use super::models::Knowledge;
 use super::options;
 use super::progress::Progress;
 use super::request::Request;
@@ -25,10 +26,6 @@ use crate::error::Error;
 
 /// A call that is answered takes no longer than this, whatever it does.
 const CALL_LIMIT: Duration = Duration::from_hours(1);
-/// How long a server that is known to be up may take for its list before a call goes on without.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
-/// A server that gives no sign of life for so long is starting, unless it is known to be up.
-pub(super) const LIFE_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is asked, while a call has no head, whether the server is still there.
 const HEALTH_PAUSE: Duration = Duration::from_secs(10);
 /// Error answers are read up to this size and time.
@@ -132,57 +129,6 @@ impl Upstreams {
     }
 }
 
-/// Learns what the target serves, unless that is known. Of one that is not known to be up this is
-/// the request that finds out, and that starts it.
-pub(super) async fn learn(target: &Arc<Target>) -> Result<Arc<Knowledge>, Failure> {
-    let began = Instant::now();
-    let learnt = if target.state() == State::Ready {
-        target
-            .learn(ASK_LIMIT, |known| known.asked_at.is_none())
-            .await
-    } else {
-        let limit = if target.scales_to_zero() {
-            target.patience(began).duration_since(began)
-        } else {
-            ASK_LIMIT
-        };
-        let asked = target.learn_older(limit, Duration::ZERO);
-        let Some(learnt) = until_alive(target, began, asked).await else {
-            return Err(Failure::Silent);
-        };
-        learnt
-    };
-    match learnt {
-        Ok(known) => Ok(known),
-        Err(Silence::Refused) => Err(Failure::Refused(None)),
-        Err(Silence::Unreachable(cause)) => Err(Failure::Unreachable(Some(cause))),
-        Err(Silence::HeldOff) => Err(Failure::HeldOff),
-        Err(Silence::Denied | Silence::Other) => Ok(target.knowledge()),
-    }
-}
-
-/// Waits for what a target that is not known to be up has to say. When it is silent it is starting;
-/// `None` when it has been for as long as calls wait.
-async fn until_alive<T>(
-    target: &Target,
-    began: Instant,
-    answer: impl Future<Output = T>,
-) -> Option<T> {
-    let mut answer = pin!(answer);
-    if let Ok(told) = timeout_at(began + LIFE_LIMIT, &mut answer).await {
-        return Some(told);
-    }
-    target.note_silence(began);
-    if let Ok(told) = timeout_at(target.patience(began), &mut answer).await {
-        return Some(told);
-    }
-    // Another call may have found it alive meanwhile.
-    if target.state() == State::Ready {
-        return Some(answer.await);
-    }
-    None
-}
-
 /// A call at a target, of which this is known.
 struct Call<'a> {
     target: &'a Arc<Target>,
@@ -250,23 +196,16 @@ impl Call<'_> {
         let mut left_out = Vec::new();
         loop {
             let sent = self.send(request).await?;
-            let extra = match &sent {
-                Sent::Head(_) => None,
-                Sent::Rejected(rejected) => {
-                    options::take_out_refused(request, rejected, self.known)
+            let Sent::Rejected(rejected) = &sent else {
+                for extra in left_out {
+                    target.refused().note(extra);
                 }
+                return Ok(sent);
             };
-            match extra {
-                Some(extra) => left_out.push(extra),
-                None => {
-                    if matches!(sent, Sent::Head(_)) {
-                        left_out
-                            .iter()
-                            .for_each(|extra| target.refused().note(*extra));
-                    }
-                    return Ok(sent);
-                }
-            }
+            let Some(extra) = options::take_out_refused(request, rejected, self.known) else {
+                return Ok(sent);
+            };
+            left_out.push(extra);
         }
     }
 
@@ -278,8 +217,8 @@ impl Call<'_> {
         let mut headers = request.headers.clone();
         credentials.write(&mut headers);
         let answer = self.head(request, headers).await?;
-        self.busy.answered();
         if answer.status().is_success() {
+            self.busy.answered();
             target.note_answer();
             target.note_served(true);
             return Ok(Sent::Head(answer));
@@ -297,6 +236,7 @@ impl Call<'_> {
             self.progress.note(|passage| passage.begun = false);
             return Err(Failure::HeldOff);
         }
+        self.busy.answered();
         target.note_answer();
         if rejected.is_draining() {
             self.progress.note(|passage| passage.begun = false);
@@ -368,13 +308,11 @@ impl Call<'_> {
         });
         let began = Instant::now();
         if !is_up {
-            return match until_alive(target, began, sending).await {
-                Some(answer) => Ok(answer),
-                None => {
-                    self.progress.note(|passage| passage.begun = false);
-                    Err(Failure::Silent)
-                }
-            };
+            let answer = until_alive(target, began, sending).await;
+            return answer.ok_or_else(|| {
+                self.progress.note(|passage| passage.begun = false);
+                Failure::Silent
+            });
         }
         // A plain call has its head only with its last token.
         let limit = if request.stream {

@@ -252,7 +252,7 @@ impl Standing {
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(240);
+    const LIMIT: Duration = Duration::from_mins(4);
 
     fn after(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)

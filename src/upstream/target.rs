@@ -1,30 +1,27 @@
 //! One model server: what is known of it, how it stands, how busy it is. Every question of ours that
 //! goes there starts here; calls of clients are sent by `forward`.
 
+mod asking;
+mod notes;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use reqwest::Url;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::access::{Access, ApiKey, Credentials};
 use super::bound::Lessons;
 use super::client::Client;
 use super::counters::Meter;
-use super::failure::{self, Rejected};
-use super::models::{Knowledge, Silence, ask};
+use super::failure::Rejected;
+use super::models::Knowledge;
 use super::options::Refused;
 use super::state::{Standing, State};
 use crate::google::Fault;
-
-/// How old what a target told of its health may be.
-const HEALTH_AGE: Duration = Duration::from_secs(5);
-const HEALTH_LIMIT: Duration = Duration::from_secs(2);
-const HEALTH_BYTES: usize = 64 * 1024;
 
 /// What the configuration says of a target.
 pub(super) struct Setup {
@@ -322,20 +319,6 @@ impl Target {
         Entry::Go(busy, turn)
     }
 
-    /// A call of this key or user starts it.
-    pub(super) fn note_wake(&self, by: &Arc<str>) {
-        self.wakes.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.last_wake) = Some(Wake {
-            at: SystemTime::now(),
-            by: by.clone(),
-        });
-        tracing::info!(
-            upstream = self.url,
-            by = &**by,
-            "a call starts the upstream"
-        );
-    }
-
     /// What was learnt of the models' templates.
     pub(super) fn lessons(&self) -> &Lessons {
         &self.lessons
@@ -354,175 +337,6 @@ impl Target {
 
     pub fn fingerprint(&self) -> Option<Bytes> {
         lock(&self.fingerprint).clone()
-    }
-
-    /// Remembers what a stream showed.
-    pub fn note_fingerprint(&self, value: &Bytes) {
-        let mut known = lock(&self.fingerprint);
-        if known.as_ref() != Some(value) {
-            // A copy: the slice would keep its whole network buffer alive.
-            *known = Some(Bytes::copy_from_slice(value));
-        }
-    }
-
-    /// It answered something itself.
-    pub(super) fn note_answer(&self) {
-        self.change(|standing, now| standing.answered(now));
-    }
-
-    /// It answered a call as it should, or failed it.
-    pub(super) fn note_served(&self, served: bool) {
-        let mut standing = lock(&self.standing);
-        if served {
-            standing.served();
-        } else {
-            standing.failed(Instant::now());
-        }
-    }
-
-    /// It takes no new calls, though it may still answer others.
-    pub(super) fn note_ending(&self) {
-        lock(&self.standing).ends(Instant::now());
-    }
-
-    /// Nothing listens there.
-    pub(super) fn note_refusal(&self, began: Instant) {
-        self.change(|standing, now| standing.refused(began, now));
-    }
-
-    /// What stands before it has nowhere to send the call, or it is loading.
-    pub(super) fn note_held_off(&self, began: Instant) {
-        self.change(|standing, now| {
-            standing.held_off(began, now);
-        });
-    }
-
-    /// It took a call and gave no sign of life for a while.
-    pub(super) fn note_silence(&self, began: Instant) {
-        self.change(|standing, _| standing.silent(began));
-    }
-
-    /// There is no way to it.
-    pub(super) fn note_unreachable(&self) {
-        self.change(Standing::unreachable);
-    }
-
-    /// Until when a call that began to try then goes on waiting for it.
-    pub(super) fn patience(&self, began: Instant) -> Instant {
-        let until = lock(&self.standing).starting_until();
-        until.unwrap_or(began + self.setup.start_limit)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Standing, Instant)) {
-        let now = Instant::now();
-        let (was, is) = {
-            let mut standing = lock(&self.standing);
-            let was = standing.state(now, true);
-            change(&mut standing, now);
-            (was, standing.state(now, true))
-        };
-        if was == is {
-            return;
-        }
-        let (upstream, was, state) = (self.url.as_str(), was.as_str(), is.as_str());
-        match is {
-            State::Ready => {
-                let start_ms = self.learnt_start().map(|took| took.as_millis());
-                tracing::info!(upstream, was, start_ms, "upstream answers");
-            }
-            State::Starting | State::Down => {
-                tracing::warn!(upstream, was, state, "upstream does not answer");
-                // Another program may come up in its place: it is asked again, and until it
-                // answers the old list is the last known one.
-                Arc::make_mut(&mut lock(&self.knowledge)).asked_at = None;
-                self.lessons.forget();
-                self.refused.forget();
-            }
-            State::Unknown | State::Cold => {}
-        }
-        self.setup.changed.notify_waiters();
-    }
-
-    /// Whether it takes no connections any more, though calls are under way there: asked at most
-    /// every few seconds, however many calls want to know. What scales to zero is not asked: its
-    /// address always takes them.
-    pub async fn is_gone(&self) -> bool {
-        if self.scales_to_zero() {
-            return false;
-        }
-        let mut health = self.health.lock().await;
-        if let Some((at, gone)) = *health
-            && at.elapsed() < HEALTH_AGE
-        {
-            return gone;
-        }
-        let asked = self
-            .client()
-            .get(self.route("/health"), HeaderMap::new(), HEALTH_BYTES);
-        let gone = match timeout(HEALTH_LIMIT, asked).await {
-            Ok(Err(error)) => failure::is_refused(&error),
-            Ok(Ok(_)) | Err(_) => false,
-        };
-        *health = Some((Instant::now(), gone));
-        gone
-    }
-
-    /// Asks what the target serves if what is known of it is not as `wanted`; one asks, the others
-    /// wait for it. Takes `limit` at most, the wait for others included.
-    pub(super) async fn learn(
-        &self,
-        limit: Duration,
-        wanted: impl Fn(&Knowledge) -> bool,
-    ) -> Result<Arc<Knowledge>, Silence> {
-        let known = self.knowledge();
-        if !wanted(&known) {
-            return Ok(known);
-        }
-        let began = Instant::now();
-        let deadline = began + limit;
-        let Ok(mut silent_at) = timeout_at(deadline, self.asking.lock()).await else {
-            return Ok(self.knowledge());
-        };
-        let known = self.knowledge();
-        if !wanted(&known) {
-            return Ok(known);
-        }
-        if silent_at.is_some_and(|at| at >= began) {
-            // Who asked meanwhile found out for all that wait.
-            return Err(Silence::Refused);
-        }
-        let learnt = match ask(self, deadline).await {
-            Ok(learnt) => learnt,
-            Err(Silence::Refused) => {
-                *silent_at = Some(Instant::now());
-                return Err(Silence::Refused);
-            }
-            // It listens but does not tell: calls go on without, and do not ask each time.
-            Err(Silence::Other) => Knowledge {
-                asked_at: Some(Instant::now()),
-                ..(*known).clone()
-            },
-            // Nothing was learnt of it: the next call asks.
-            Err(silence) => return Err(silence),
-        };
-        let merged = Arc::new(Knowledge {
-            models: learnt.models.or_else(|| known.models.clone()),
-            is_vllm: learnt.is_vllm.or(known.is_vllm),
-            asked_at: learnt.asked_at,
-            default_context: known.default_context,
-        });
-        *lock(&self.knowledge) = merged.clone();
-        Ok(merged)
-    }
-
-    /// As [`Target::learn`], for what was asked longer ago than `age`.
-    pub(super) async fn learn_older(
-        &self,
-        limit: Duration,
-        age: Duration,
-    ) -> Result<Arc<Knowledge>, Silence> {
-        let is_old = |known: &Knowledge| known.asked_at.is_none_or(|at| at.elapsed() >= age);
-        self.learn(limit, is_old).await
     }
 }
 

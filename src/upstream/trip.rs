@@ -17,7 +17,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 /// When a client may come again, unless a start was measured.
 const USUAL_START: Duration = Duration::from_secs(30);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// One call on its way.
 pub struct Trip {
@@ -148,6 +148,11 @@ impl Trip {
         self.learnt = target.learnt_start().or(self.learnt);
         self.is_held_off |= target.is_held_off();
         self.until = self.until.max(Some(until));
+    }
+
+    /// The target was waited for and did not come up.
+    pub fn note_vain_wait(&mut self, target: &Arc<Target>) {
+        self.is_held_off |= target.is_held_off();
     }
 
     /// The target is up, but has nothing for this call at the moment.

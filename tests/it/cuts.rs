@@ -338,3 +338,16 @@ async fn an_event_without_end_is_an_error() {
     assert_eq!(before_error(path, &reply, 502).len(), 2);
     assert_eq!(row_of(&mut gate, &reply).await["outcome"], "upstream_error");
 }
+
+#[tokio::test]
+async fn a_broken_answer_is_logged_in_words_that_can_be_searched_for() {
+    let server = ModelServer::start(Settings::default()).await;
+    let mut gate = Gate::before(&server).await;
+    server.next(Behaviour::fault(Fault::Cut { after: 2 }));
+    let reply = gate.post("/v1/chat/completions", &chat()).await;
+    row_of(&mut gate, &reply).await;
+    let log = gate.log();
+    let line = log.iter().find(|line| line["told"].is_string());
+    let line = line.expect("a line that says what the client was told");
+    assert_eq!(line["message"], "answer broke off");
+}

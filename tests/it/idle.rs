@@ -14,7 +14,7 @@ use tollgate::http::Surface;
 
 use super::fakes::model_server::{Answer, Arrived, Behaviour, Meanwhile, ModelServer, Settings};
 use super::fakes::wire::{self, Reply};
-use super::harness::KEY;
+use super::harness::{KEY, PATIENCE};
 use super::states::{CHAT, GENTLE, Target, call, file};
 
 const MINUTE: u64 = 60;
@@ -189,7 +189,9 @@ async fn in_the_minute_after_an_answer_the_front_end_makes_nothing_start() {
                 .server
                 .wait_for(|calls| calls.last().is_some_and(|call| call.status == Some(429)))
                 .await;
+            let began = std::time::Instant::now();
             while still.state().await != "starting" {
+                assert!(began.elapsed() < PATIENCE, "{target:?}: it does not start");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             still.server.open();

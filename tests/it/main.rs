@@ -62,4 +62,5 @@ mod usage_bigquery;
 mod users;
 mod users_verb;
 mod waiting;
+mod wakes;
 mod walk;

@@ -49,6 +49,15 @@ async fn calls_wait_for_a_server_that_comes_up() {
     );
     let reply = gate.post(CHAT, &plain()).await;
     assert_eq!(row_of(&mut gate, &reply).await["wait_ms"], 0);
+    let log = gate.log();
+    let line = log
+        .iter()
+        .find(|line| line["message"] == "upstream answers");
+    let took = line.and_then(|line| line["start_ms"].as_u64());
+    assert!(
+        took >= Some(1000),
+        "the log says in numbers how long it took: {line:?}"
+    );
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ async fn a_server_without_usage_is_estimated() {
     let mut plain = chat();
     plain["stream"] = json!(false);
     let reply = gate.post(CHAT, &plain).await;
-    assert_eq!(row_of(&mut gate, &reply).await["counted_by"], "none");
+    assert_eq!(row_of(&mut gate, &reply).await["counted_by"], "estimate");
 }
 
 #[tokio::test]

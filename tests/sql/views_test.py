@@ -48,10 +48,11 @@ class Views(unittest.TestCase):
             call("a", "2026-11-02 10:00:00", woke=True),
             call("b", "2026-11-02 11:00:00", woke=None),
             call("c", "2026-11-02 12:00:00"),
+            call("f", "2026-11-02 12:00:00", key_name="asleep"),
             call("d", "2026-11-02 10:00:00", key_name="cron", woke=True),
             call("e", "2026-11-02 22:00:00", key_name="cron", woke=True),
         ])
-        self.assertEqual([(r["key_name"], r["calls"], r["wakes"]) for r in rows], [("ci", 3, 1), ("cron", 2, 2)])
+        self.assertEqual([(r["key_name"], r["calls"], r["wakes"]) for r in rows], [("asleep", 1, 0), ("ci", 3, 1), ("cron", 2, 2)])
 
     def test_a_label_of_the_service_beats_the_keys_own(self):
         service = {"application": "vllm-inference", "team": "platform"}

@@ -26,7 +26,7 @@ pub async fn check(remote: &Remote, wanted: Option<&str>) -> Outcome<String> {
             if is_known && !is_there {
                 return Err(Broken::new(
                     format!("there is no model {wanted}; there are {shown}"),
-                    "name one of these with --model; other names are given by MODEL_ALIASES on the gateway",
+                    "name one of these with --model; other names are given by MODEL_ALIASES or UPSTREAMS_FILE on the gateway",
                 ));
             }
             wanted.to_owned()
@@ -36,7 +36,7 @@ pub async fn check(remote: &Remote, wanted: Option<&str>) -> Outcome<String> {
         Passed::new(shown)
     } else {
         Passed::new(format!(
-            "only other names are known, {shown}: the model server has not told its models yet; the chat will wake it"
+            "{shown}; the model server has not told its models yet, the chat will wake it"
         ))
     };
     Ok(passed.with(chosen))

@@ -56,7 +56,7 @@ async fn offer(remote: &Remote, model: &str, choice: &Value) -> Result<Offer, Br
     });
     let body = json!({
         "model": model,
-        "messages": [{"role": "user", "content": "What is the weather like in Paris? Call the tool."}],
+        "messages": [{"role": "user", "content": "What is the weather like in Paris?"}],
         "max_tokens": 200,
         "tools": [{"type": "function", "function": {
             "name": TOOL, "description": "Weather of a city", "parameters": parameters,

@@ -15,16 +15,16 @@ pub struct Model {
     pub id: String,
     /// Context length in tokens.
     pub context: Option<u64>,
-    /// An alias: the gateway's own name for a model.
-    pub is_alias: bool,
+    /// The gateway's own card: of an alias, or of a model that only its configuration names.
+    pub is_own: bool,
     /// The model behind an alias, if it is known.
     pub root: Option<String>,
 }
 
 impl Model {
-    /// Whether a model server has told of it; an alias alone may stand for nothing yet.
+    /// Whether more is known of it than its name, which alone may stand for nothing yet.
     pub const fn is_known(&self) -> bool {
-        !self.is_alias || self.root.is_some()
+        !self.is_own || self.root.is_some() || self.context.is_some()
     }
 }
 
@@ -46,17 +46,17 @@ pub async fn list(remote: &Remote) -> Result<Vec<Model>, Broken> {
 pub fn none() -> Broken {
     Broken::new(
         "the list of models is empty",
-        "for the operator of the gateway: the model server serves none, or was not asked yet because it sleeps. Look at its own list (curl VLLM_ENDPOINT/v1/models), at VLLM_ENDPOINT, and at MODEL_ALIASES; `tollgate doctor URL --model ID` calls a model that is not listed, and wakes the server",
+        "for the operator of the gateway: the model server serves none, or was not asked yet because it sleeps. Look at its own list (curl VLLM_ENDPOINT/v1/models), at VLLM_ENDPOINT or UPSTREAMS_FILE, and at MODEL_ALIASES; `tollgate doctor URL --model ID` calls a model that is not listed, and wakes the server",
     )
 }
 
 fn read(card: &Value) -> Option<Model> {
-    let is_alias = card["owned_by"] == "tollgate";
-    let root = card["root"].as_str().filter(|_| is_alias);
+    let is_own = card["owned_by"] == "tollgate";
+    let root = card["root"].as_str().filter(|_| is_own);
     Some(Model {
         id: card["id"].as_str()?.to_owned(),
         context: card["max_model_len"].as_u64(),
-        is_alias,
+        is_own,
         root: root.map(str::to_owned),
     })
 }

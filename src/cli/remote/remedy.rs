@@ -100,10 +100,10 @@ const REMOVED_KEY: &str = "a key was sent and did not arrive: something in betwe
 
 fn upstream_error(text: &str) -> &'static str {
     if text.contains("credential") {
-        return "for the operator of the gateway: VLLM_API_KEY must be the key that the model server was started with (vLLM: --api-key). For a private Cloud Run service set UPSTREAM_AUTH=id_token and give the gateway's account roles/run.invoker there";
+        return "for the operator of the gateway: VLLM_API_KEY (`api_key_env` in UPSTREAMS_FILE) must hold the key that the model server was started with (vLLM: --api-key). For a private Cloud Run service set UPSTREAM_AUTH=id_token and give the gateway's account roles/run.invoker there";
     }
     if text.contains("redirect") {
-        return "for the operator of the gateway: put the address that the model server redirects to into VLLM_ENDPOINT (https in place of http?)";
+        return "for the operator of the gateway: put the address that the model server redirects to into VLLM_ENDPOINT or UPSTREAMS_FILE (https in place of http?)";
     }
     "for the operator: the gateway's log has the cause under this x-request-id; look at the model server's log for the same moment"
 }
@@ -124,7 +124,7 @@ fn by_code(code: &str) -> Option<&'static str> {
             "name a model that the key may call with --model, or add this one to the key's `models`"
         }
         "model_not_found" => {
-            "name a model of the list with --model; other names are given by MODEL_ALIASES on the gateway"
+            "name a model of the list with --model; other names are given by MODEL_ALIASES or UPSTREAMS_FILE on the gateway"
         }
         "token_limit_exceeded" => {
             "the token budget of this key is used up: raise its `token_limit` (`tollgate users set-limit` for a user), wait for its next period, or use another key"
@@ -136,7 +136,7 @@ fn by_code(code: &str) -> Option<&'static str> {
             "the model's context is too small for a chat; start the model server with a larger --max-model-len"
         }
         "upstream_unreachable" => {
-            "for the operator of the gateway: start the model server, or put its address into VLLM_ENDPOINT; `tollgate check`, run where the gateway runs, shows what it is now"
+            "for the operator of the gateway: start the model server, or put its address into VLLM_ENDPOINT or UPSTREAMS_FILE; `tollgate check`, run where the gateway runs, shows what it is now"
         }
         "upstream_starting" => {
             "the model server starts: wait, or give doctor a longer --wait. If it never comes, look at its log; COLD_START_WAIT_SECONDS says how long the gateway holds a call"

@@ -99,7 +99,7 @@ fn sql(by: &Grouping, columns: &[String]) -> String {
          IFNULL(SUM(total_tokens), 0) AS total_tokens, \
          COUNTIF(outcome != 'client_abort' \
          AND (outcome != 'complete' OR status >= 400 OR error_code IS NOT NULL)) AS errors, \
-         COUNTIF(woke) AS wakes \
+         SUM(IF(woke, 1, 0)) AS wakes \
          FROM (SELECT started_at, {read} FROM {TABLE} WHERE started_at >= @since \
          QUALIFY ROW_NUMBER() OVER (PARTITION BY request_id ORDER BY finished_at) = 1) \
          GROUP BY name ORDER BY {order}",

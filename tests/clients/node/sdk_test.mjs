@@ -67,30 +67,47 @@ function chat(fields = {}, by = client, options = {}) {
   );
 }
 
+const askUpstream = (path) => fetch(`${UPSTREAM.replace(/\/$/, '')}${path}`);
+// Taken for granted where its address is not known.
+const isVllm = !UPSTREAM || (await askUpstream('/version')).status === 200;
+const countsWork = UPSTREAM && (isVllm || (await askUpstream('/metrics')).status === 200);
+
+/** Whether to leave out what a server of another make cannot do; vLLM has to. */
+function skips(context, can, reason) {
+  if (can || isVllm) return false;
+  context.skip(reason);
+  return true;
+}
+
+const GOES_ON = 'the model server goes on generating';
+
 /** Tokens that the model server has generated so far, by its own count. */
 async function countGenerated() {
-  const page = await (await fetch(`${UPSTREAM.replace(/\/$/, '')}/metrics`)).text();
-  const counts = page.split('\n').filter((line) => line.startsWith('vllm:generation_tokens_total'));
-  assert.ok(counts.length > 0, "the model server's /metrics has no vllm:generation_tokens_total");
+  const page = await (await askUpstream('/metrics')).text();
+  // llama.cpp's steps: it counts tokens when a call ends.
+  const names = /^(vllm:generation_tokens_total|llamacpp:n_decode_total)/;
+  const counts = page.split('\n').filter((line) => names.test(line));
+  assert.ok(counts.length > 0, `the model server's /metrics has none of ${names}`);
   return counts.map((line) => Number(line.split(' ').at(-1))).reduce((sum, one) => sum + one, 0);
 }
 
 /** What `run` begins and leaves must leave the model server idle long before its end. */
 async function workEndsEarly(run) {
-  if (!UPSTREAM) return run();
+  if (!countsWork) return run();
   const before = await countGenerated();
   await run();
   const giveUp = Date.now() + 5000;
   let last = -1;
   let now = await countGenerated();
   while (now !== last) {
-    assert.ok(Date.now() < giveUp, 'the model server goes on generating');
+    assert.ok(Date.now() < giveUp, GOES_ON);
     await new Promise((resolve) => setTimeout(resolve, 100));
     last = now;
     now = await countGenerated();
   }
   const made = now - before;
-  assert.ok(made > 0 && made < (LONG_TOKENS * 2) / 3, `${made} of ${LONG_TOKENS} tokens were generated`);
+  assert.ok(made > 0, 'nothing was generated');
+  assert.ok(made < (LONG_TOKENS * 2) / 3, `${GOES_ON}: ${made} of ${LONG_TOKENS} tokens`);
 }
 
 /** The error that `call` must raise, of exactly this class and status. */
@@ -165,10 +182,11 @@ everywhere('a stream says what the plain call says', async () => {
   assert.deepEqual(usages, []);
 });
 
-everywhere('a stream carries usage when asked', async () => {
+everywhere('a stream carries usage when asked', async (context) => {
   const plain = (await chat()).usage;
   const asked = { stream: true, stream_options: { include_usage: true } };
   const { usages, chunks } = await readStream(chat(asked));
+  if (skips(context, usages.length > 0, 'the model server counts no streams')) return;
   assert.equal(usages.length, 1);
   assert.equal(usages[0], chunks.at(-1), 'the usage chunk is not the last one');
   assert.deepEqual(usages[0].choices, []);
@@ -176,8 +194,9 @@ everywhere('a stream carries usage when asked', async () => {
   assert.equal(usages[0].usage.prompt_tokens, plain.prompt_tokens);
 });
 
-everywhere('a tool is called and its answer taken', async () => {
+everywhere('a tool is called and its answer taken', async (context) => {
   const asked = (await chat({ messages: WEATHER, tools: [WEATHER_TOOL], max_tokens: 100 })).choices[0];
+  if (skips(context, asked.message.tool_calls, 'the model server parses no tool calls')) return;
   assert.equal(asked.finish_reason, 'tool_calls');
   const [call] = asked.message.tool_calls;
   assert.equal(call.function.name, 'get_weather');
@@ -189,9 +208,11 @@ everywhere('a tool is called and its answer taken', async () => {
   assert.ok(told.message.content);
 });
 
-everywhere('a streamed tool call is the plain one', async () => {
+everywhere('a streamed tool call is the plain one', async (context) => {
   const fields = { messages: WEATHER, tools: [WEATHER_TOOL], max_tokens: 100 };
-  const plain = (await chat(fields)).choices[0].message.tool_calls[0].function;
+  const calls = (await chat(fields)).choices[0].message.tool_calls;
+  if (skips(context, calls, 'the model server parses no tool calls')) return;
+  const plain = calls[0].function;
   const { reason, chunks } = await readStream(chat({ ...fields, stream: true }));
   const pieces = chunks.flatMap((chunk) => chunk.choices).flatMap((one) => one.delta.tool_calls ?? []);
   assert.equal(reason, 'tool_calls');
@@ -218,6 +239,7 @@ everywhere('two choices come at once', async (context) => {
     context.diagnostic(error.message);
     return;
   }
+  if (skips(context, plain.choices.length > 1, 'the model server makes one choice only')) return;
   assert.deepEqual(plain.choices.map((choice) => choice.index), [0, 1]);
   const ended = new Set();
   let usage;
@@ -239,6 +261,8 @@ everywhere('logprobs pass', async (context) => {
   assert.equal(plain[0].top_logprobs.length, 2);
   const { chunks } = await readStream(chat({ ...fields, stream: true }));
   const streamed = chunks.flatMap((chunk) => chunk.choices).flatMap((one) => one.logprobs?.content ?? []);
+  const isEven = streamed.length !== plain.length - 1;
+  if (skips(context, isEven, 'the model server counts the end of a plain answer, too')) return;
   assert.equal(streamed.length, plain.length);
 });
 
@@ -271,12 +295,14 @@ everywhere('responses answer where they are served', async (context) => {
   assert.equal(events.at(-1).type, 'response.completed');
 });
 
-everywhere('embeddings of a generating model are refused', async () => {
+everywhere('embeddings of a generating model are refused', async (context) => {
   const fields = { model, input: 'Hello', encoding_format: 'float' };
   try {
     const answer = await client.embeddings.create(fields);
     assert.ok(answer.data[0].embedding.length > 0, 'neither refused nor answered');
   } catch (error) {
+    const fails = error.constructor.name === 'InternalServerError';
+    if (skips(context, !fails, 'the model server fails on embeddings')) return;
     assert.ok(['NotFoundError', 'BadRequestError'].includes(error.constructor.name), `${error}`);
   }
 });
@@ -287,7 +313,10 @@ everywhere('an unknown model is not found', async () => {
   await refused(() => readStream(chat({ ...asked, stream: true })), OpenAI.NotFoundError, 404);
 });
 
-everywhere('a wrong type is a bad request', async () => {
+everywhere('a wrong type is a bad request', async (context) => {
+  const error = await chat({ messages: 'not a list' }).catch((error) => error);
+  const fails = error instanceof OpenAI.InternalServerError;
+  if (skips(context, !fails, 'the model server fails on a wrong type')) return;
   await refused(() => chat({ messages: 'not a list' }), OpenAI.BadRequestError, 400);
   await refused(() => chat({ max_tokens: 'many' }), OpenAI.BadRequestError, 400);
 });
@@ -405,8 +434,16 @@ everywhere('a stream can be aborted', async () => {
   });
 });
 
-everywhere('a plain call can be given up', async () => {
+everywhere('a plain call can be given up', async (context) => {
   const hasty = makeClient({}, { timeout: 700 });
-  await workEndsEarly(() => assert.rejects(chat(LONG, hasty), OpenAI.APIConnectionTimeoutError));
+  const givenUp = workEndsEarly(() => assert.rejects(chat(LONG, hasty), OpenAI.APIConnectionTimeoutError));
+  const goesOn = await givenUp.then(
+    () => false,
+    (error) => {
+      if (isVllm || !error.message.startsWith(GOES_ON)) throw error;
+      return true;
+    },
+  );
+  if (skips(context, !goesOn, 'the model server finishes a plain call that was given up')) return;
   assert.ok((await chat()).choices[0].message.content);
 });

@@ -100,7 +100,9 @@ async fn what_a_real_server_of_another_make_said_passes_as_a_client_would_have_i
                 // Its prompt was left out.
                 continue;
             }
-            server.next(Behaviour::answer(one.answer.clone()));
+            if !one.name.starts_with("chat-unknown-model") {
+                server.next(Behaviour::answer(one.answer.clone()));
+            }
             let headers = [("content-type", "application/json")];
             let line = format!("POST {}", one.path);
             let reply = gate.ask(&line, &headers, &one.body).await;

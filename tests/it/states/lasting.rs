@@ -157,23 +157,6 @@ async fn a_stale_connection_costs_no_call() {
 }
 
 #[tokio::test]
-async fn what_hangs_up_on_a_fresh_connection_is_not_asked_twice() {
-    let (server, mut gate) = warm(Target::Stays, &[]).await;
-    for stream in [false, true] {
-        server.always(Behaviour::fault(Fault::HangUpBeforeHead));
-        // No connection of before is used for it.
-        tokio::time::sleep(Duration::from_millis(5100)).await;
-        let before = server.model_calls().len();
-        let reply = gate.post(CHAT, &call(stream)).await;
-        refusal(&reply, 502, "upstream_error");
-        assert_eq!(server.model_calls().len(), before + 1, "it may have begun");
-        assert_eq!(row_of(&mut gate, &reply).await["attempts"], 1);
-        server.always(Behaviour::default());
-        assert_eq!(gate.post(CHAT, &call(stream)).await.status, 200);
-    }
-}
-
-#[tokio::test]
 async fn a_target_that_is_down_is_tried_by_each_call_and_one_answer_makes_it_ready() {
     for target in [Target::ScalesToZero, Target::Stays] {
         let mut server = ModelServer::refusing(Settings::default());

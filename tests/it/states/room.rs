@@ -28,7 +28,7 @@ async fn who_finds_the_waiting_room_full_is_told_at_once() {
     rlimit::increase_nofile_limit(8192).expect("more open files");
     let server = ModelServer::start(Settings::default()).await;
     server.shut(Meanwhile::Answers(Answer::no_instance()));
-    let settings = [("COLD_START_WAIT_SECONDS", "120"), ("LOG_LEVEL", "warn")];
+    let settings = [("COLD_START_WAIT_SECONDS", "120")];
     let gate = gate(&[server.url()], Target::ScalesToZero, &settings).await;
     let body = call(false);
     let mut wires = Vec::new();

@@ -274,6 +274,25 @@ fn what_is_no_file_of_upstreams_says_so() {
     }
 }
 
+proptest::proptest! {
+    #[test]
+    fn any_text_is_judged_without_harm(text in ".*", at in 0_usize..90, cut in 0_usize..20) {
+        let _ = load(text.as_bytes(), &[]);
+        // Most of a good file, with something else in it.
+        let end = (at + cut).min(GOOD.len());
+        let _ = load([&GOOD[..at], &text, &GOOD[end..]].concat().as_bytes(), &[]);
+        let _ = load([&GOOD[..at], &GOOD[end..]].concat().as_bytes(), &[]);
+    }
+}
+
+#[test]
+fn deep_nesting_is_a_fault() {
+    for (open, close) in [("[", "]"), ("{a=", "}")] {
+        let deep = format!("models = {}{}", open.repeat(10_000), close.repeat(10_000));
+        assert!(!faults(&with(&deep), &[]).is_empty());
+    }
+}
+
 #[test]
 fn faults_of_all_upstreams_come_together_in_the_order_of_the_lines() {
     let text = "[[upstream]]\nname = \"b\"\nurls = [\"x\"]\nidle_seconds = 0\n\n\
