@@ -77,9 +77,9 @@ async fn run(extent: &Extent, way: Way, trouble: Trouble) -> Shares {
         Talk::new(number, Way::Chat).ask(&gate).await;
     }
     let quick = Behaviour::tokens(8).paced(Duration::from_millis(5));
-    servers
-        .iter()
-        .for_each(|server| server.always(quick.clone()));
+    for server in &servers {
+        server.always(quick.clone());
+    }
     if trouble == Trouble::Slow {
         servers[0].always(Behaviour::tokens(8).paced(Duration::from_millis(50)));
     }
