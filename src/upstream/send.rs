@@ -308,7 +308,7 @@ impl Call<'_> {
         });
         let began = Instant::now();
         if !is_up {
-            let answer = until_alive(target, began, sending).await;
+            let answer = until_alive(target, self.busy.until(), sending).await;
             return answer.ok_or_else(|| {
                 self.progress.note(|passage| passage.begun = false);
                 Failure::Silent
