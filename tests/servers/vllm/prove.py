@@ -225,7 +225,7 @@ class Load:
         deadline = time.monotonic() + limit
         while wanted() and time.monotonic() < deadline:
             count = len(self.calls)
-            self.calls.append(Call(self.gateway, 30, count % 2 == 0, prompt=f"Story number {count}"))
+            self.calls.append(Call(self.gateway, 200, count % 2 == 0, prompt=f"Story number {count}"))
             time.sleep(0.2)
 
     def upstreams_since(self, at):
