@@ -252,6 +252,8 @@ class Call(threading.Thread):
             return f"{'event' if self.status == 200 else self.status} {code}"
         if self.stream and not self.is_done:
             return "bare end"
+        if self.reason == ["abort"]:
+            return "answer cut short"
         return "answer" if self.status == 200 and self.usage else f"{self.status} without an answer"
 
 

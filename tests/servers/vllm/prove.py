@@ -44,7 +44,7 @@ def check_rows(gateway, calls):
         row = rows[call.id]
         seen = {key: row.get(key) for key in ("status", "outcome", "error_code", "counted_by", "wait_ms")}
         promise(row["status"] == call.status, f"status {call.status}, row {seen}")
-        if call.end == "answer":
+        if call.end.startswith("answer"):
             usage = call.usage
             tokens = (row["prompt_tokens"], row["completion_tokens"], row["counted_by"])
             promise(row["outcome"] == "complete", f"an answer, row {seen}")
@@ -142,7 +142,8 @@ def stop(bench):
     told_at = time.monotonic()
     finish(calls, GIVEN_UP + 10)
     show("under way", calls)
-    expect(calls, ERRORS, 120)
+    # Told to end, vLLM may still end a plain answer where it is.
+    expect(calls, ERRORS | {"answer cut short"}, 120)
     last = max((call.ended_at or time.monotonic()) - told_at for call in calls)
     print(f"  given up {last:.1f} s after the signal", flush=True)
     promise(last <= GIVEN_UP, f"given up only after {last:.1f} s")
@@ -177,9 +178,10 @@ def queue(bench):
     calls = pair(gateway, 400, 8)
     finish(calls, 120)
     show("at once", calls)
-    expect(calls, {"answer", "503 overloaded"}, 120)
+    # vLLM in Python has sent a stream's head before it looks at its queue.
+    expect(calls, {"answer", "503 overloaded", "event 503"}, 120)
     refused = [call for call in calls if call.status == 503]
-    promise(refused and len(refused) < len(calls), f"{len(refused)} of {len(calls)} were refused")
+    promise(refused and any(call.end == "answer" for call in calls), f"{len(refused)} of {len(calls)} were refused")
     promise(all(call.retry_after == "2" for call in refused), "a refusal has no Retry-After")
     promise(gateway.states() == ["ready"], f"a full queue is no start: {gateway.states()}")
     check_counters(server, [row for row in check_rows(gateway, calls) if row["outcome"] == "complete"])
