@@ -29,7 +29,7 @@ install() {
     echo "installing $from" >&2
     python3 -m venv "$to"
     # Plain x86-64 or ARM, so that it runs on whatever machine the cache comes to.
-    CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-2} CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF" \
+    CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-2} CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAVA_BUILD=OFF" \
         "$to/bin/pip" install --quiet --disable-pip-version-check --requirement "$from" >&2
     cksum <"$from" >"$to/.installed"
 }

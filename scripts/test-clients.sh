@@ -194,6 +194,18 @@ stop_gateway() {
     fi
 }
 
+# calls_tools: whether the model server gives a tool call back as one. vLLM has to; of other makes some
+# hand the text on.
+calls_tools() {
+    [[ -n ${UPSTREAM:-} ]] || return 0
+    ! curl --silent --fail --output /dev/null --max-time 10 "$UPSTREAM/version" || return 0
+    curl --silent --max-time 30 -H "X-API-Key: $key" -H 'Content-Type: application/json' "$base_url/chat/completions" \
+        -d '{"model": "'"$model"'", "max_tokens": 100, "messages": [{"role": "user", "content": "'"$weather_prompt"'"}],
+            "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"type": "string"}}, "required": ["city", "unit"]}}}]}' |
+        grep --quiet '"tool_calls": *\['
+}
+
 if ! command -v python3 >/dev/null && ! command -v node >/dev/null; then
     say "skipped: all clients: neither python3 nor node is installed"
     say "0 passed, 0 failed"
@@ -274,7 +286,14 @@ elif $node_works; then
 fi
 
 if $opencode_works; then
-    say "== OpenCode: turns"
+    if calls_tools; then
+        say "== OpenCode: turns"
+    else
+        skip "OpenCode's turns: the model server parses no tool calls"
+        opencode_works=false
+    fi
+fi
+if $opencode_works; then
     run_node turns 400 "$cache/opencode/turn_test.mjs"
     count_node turns
     if [[ -n ${TOLLGATE_BIN:-} ]]; then

@@ -18,55 +18,61 @@ pub(super) const ASK_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const LIFE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Learns what the target serves, unless that is known. Of one that is not known to be up this is
-/// the request that finds out, and that starts it.
-pub(super) async fn learn(target: &Arc<Target>) -> Result<Arc<Knowledge>, Failure> {
+/// the request that finds out, and that starts it; the call waits for it until then.
+pub(super) async fn learn(target: &Arc<Target>, until: Instant) -> Result<Arc<Knowledge>, Failure> {
+    if target.state() == State::Ready {
+        let asked = target.learn(ASK_LIMIT, |known| known.asked_at.is_none());
+        return judge(asked.await, target);
+    }
     let began = Instant::now();
-    let learnt = if target.state() == State::Ready {
-        target
-            .learn(ASK_LIMIT, |known| known.asked_at.is_none())
-            .await
+    let limit = until.duration_since(began);
+    let limit = if target.scales_to_zero() {
+        limit
     } else {
-        let limit = if target.scales_to_zero() {
-            target.patience(began).duration_since(began)
-        } else {
-            ASK_LIMIT
-        };
-        let asked = target.learn_older(limit, Duration::ZERO);
-        let Some(learnt) = until_alive(target, began, asked).await else {
-            return Err(Failure::Silent);
-        };
-        learnt
+        // It may be its list alone that it does not tell.
+        limit.min(ASK_LIMIT)
     };
+    let asked = target.learn_older(limit, Duration::ZERO);
+    let learnt = until_alive(target, until, asked).await;
+    let known = judge(learnt.ok_or(Failure::Silent)?, target)?;
+    if target.state() != State::Ready {
+        if began.elapsed() >= LIFE_LIMIT {
+            target.note_silence(began);
+        }
+        if Instant::now() >= until {
+            return Err(Failure::Silent);
+        }
+    }
+    Ok(known)
+}
+
+fn judge(
+    learnt: Result<Arc<Knowledge>, Silence>,
+    target: &Target,
+) -> Result<Arc<Knowledge>, Failure> {
     match learnt {
         Ok(known) => Ok(known),
         Err(Silence::Refused) => Err(Failure::Refused(None)),
         Err(Silence::Unreachable(cause)) => Err(Failure::Unreachable(Some(cause))),
         Err(Silence::HeldOff) => Err(Failure::HeldOff),
-        Err(Silence::Other) if began.elapsed() >= LIFE_LIMIT && target.state() != State::Ready => {
-            target.note_silence(began);
-            if target.patience(began) <= Instant::now() {
-                return Err(Failure::Silent);
-            }
-            // It may be its list alone that it does not tell.
-            Ok(target.knowledge())
-        }
         Err(Silence::Denied | Silence::Other) => Ok(target.knowledge()),
     }
 }
 
 /// Waits for what a target that is not known to be up has to say. When it is silent it is starting;
-/// `None` when it has been for as long as calls wait.
+/// `None` when it has been until then.
 pub(super) async fn until_alive<T>(
     target: &Target,
-    began: Instant,
+    until: Instant,
     answer: impl Future<Output = T>,
 ) -> Option<T> {
     let mut answer = pin!(answer);
-    if let Ok(told) = timeout_at(began + LIFE_LIMIT, &mut answer).await {
+    let began = Instant::now();
+    if let Ok(told) = timeout_at(until.min(began + LIFE_LIMIT), &mut answer).await {
         return Some(told);
     }
     target.note_silence(began);
-    if let Ok(told) = timeout_at(target.patience(began), &mut answer).await {
+    if let Ok(told) = timeout_at(until, &mut answer).await {
         return Some(told);
     }
     // Another call may have found it alive meanwhile.

@@ -149,7 +149,7 @@ impl Upstreams {
             passage.woke |= is_start && was != State::Starting;
         });
         let tried = async {
-            let known = learn(target).await?;
+            let known = learn(target, busy.until()).await?;
             if target.state() == State::Ready {
                 // Others need not wait for this call's end.
                 turn = None;

@@ -299,9 +299,8 @@ impl Call<'_> {
                 self.progress.note(|passage| passage.begun = false);
                 return Err(Failure::Draining);
             }
-            let is_stale = is_quiet
-                && is_quick
-                && self.target.client().connections() == connections;
+            let is_stale =
+                is_quiet && is_quick && self.target.client().connections() == connections;
             let is_unread = has_early_head && began.elapsed() >= EARLY_HEAD;
             if !(is_first && was_closed && (is_stale || is_unread)) {
                 self.target.note_served(false);
@@ -329,7 +328,7 @@ impl Call<'_> {
         });
         let began = Instant::now();
         if !is_up {
-            let answer = until_alive(target, began, sending).await;
+            let answer = until_alive(target, self.busy.until(), sending).await;
             return answer.ok_or_else(|| {
                 self.progress.note(|passage| passage.begun = false);
                 Failure::Silent

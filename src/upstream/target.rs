@@ -75,9 +75,15 @@ pub struct Wake {
 pub struct Busy {
     target: Arc<Target>,
     has_answer: bool,
+    /// Until when the call waits for the target, if it is not up.
+    until: Instant,
 }
 
 impl Busy {
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// The target has begun to answer the call.
     pub(super) fn answered(&mut self) {
         self.has_answer = true;
@@ -315,6 +321,7 @@ impl Target {
         let busy = Busy {
             target: self.clone(),
             has_answer: false,
+            until: self.patience(Instant::now()),
         };
         Entry::Go(busy, turn)
     }

@@ -3,6 +3,7 @@
 //!
 //! `scripts/prove-affinity.sh` measures the same at length.
 
+mod share;
 mod talk;
 
 use std::time::Duration;

@@ -30,7 +30,7 @@ async fn one(gate: &Gate, at: usize, patience: Duration) -> (Reply, Duration) {
     let began = Instant::now();
     let mut wire = gate.wire().await.patient(patience);
     let headers = [("x-api-key", KEY), ("content-type", "application/json")];
-    let body = call(at % 2 == 0).to_string();
+    let body = call(at.is_multiple_of(2)).to_string();
     wire.send(&format!("POST {CHAT}"), &headers, body.as_bytes())
         .await
         .expect("sent");
@@ -149,7 +149,12 @@ async fn a_crowd_at_a_sleeping_server_wakes_it_once_and_is_served() {
         .await;
         server.sleep(meanwhile, takes);
         let urls = [server.url()];
-        let settings = [("KEEPALIVE_SECONDS", if takes > START { "15" } else { "1" })];
+        // As on Cloud Run; in the short run comments come all the same.
+        let keepalive = if takes > START { "15" } else { "1" };
+        let settings = [
+            ("COLD_START_WAIT_SECONDS", "240"),
+            ("KEEPALIVE_SECONDS", keepalive),
+        ];
         let mut gate = gate(&urls, Target::ScalesToZero, &settings).await;
         let opencode = Opencode::before(&gate);
         let told = crowd(&mut gate, takes + Duration::from_mins(1)).await;

@@ -200,12 +200,12 @@ async fn an_unknown_model_is_refused_and_no_server_hears_of_it() {
     assert_eq!(site.model_calls(), before);
     assert!(site.servers[SLEEPS].calls().is_empty(), "it sleeps on");
     // The next row is that of the next call.
-    let last = site.ask(KEY, &json!("small")).await;
+    let next = site.ask(KEY, &json!("small")).await;
     let rows = site.gate.rows(2).await;
     let ids: Vec<&Value> = rows.iter().map(|row| &row["request_id"]).collect();
     assert_eq!(
         ids,
-        [first.header("x-request-id"), last.header("x-request-id")]
+        [first.header("x-request-id"), next.header("x-request-id")]
     );
 }
 

@@ -42,17 +42,16 @@ pub(super) fn describe(registry: &mut Registry, upstreams: &[UpstreamGauges]) {
     let wakes = Family::<Url, Counter>::default();
     let starts = Family::<Url, Gauge<f64, AtomicU64>>::default();
     for upstream in upstreams {
-        let label = ("upstream", upstream.url.clone());
-        up.get_or_create(&[label.clone()])
-            .set(i64::from(upstream.is_up));
+        let url = [("upstream", upstream.url.clone())];
+        up.get_or_create(&url).set(i64::from(upstream.is_up));
         for (state, is_in) in &upstream.states {
             states
-                .get_or_create(&[label.clone(), ("state", (*state).to_owned())])
+                .get_or_create(&[url[0].clone(), ("state", (*state).to_owned())])
                 .set(i64::from(*is_in));
         }
-        wakes.get_or_create(&[label.clone()]).inc_by(upstream.wakes);
+        wakes.get_or_create(&url).inc_by(upstream.wakes);
         if let Some(seconds) = upstream.start_seconds {
-            starts.get_or_create(&[label]).set(seconds);
+            starts.get_or_create(&url).set(seconds);
         }
     }
     registry.register(
@@ -82,16 +81,16 @@ fn describe_tokens(registry: &mut Registry, upstreams: &[UpstreamGauges]) {
     let compared = Family::<UrlAnd, Gauge>::default();
     let unaccounted = Family::<Url, Gauge>::default();
     for upstream in upstreams {
-        let label = ("upstream", upstream.url.clone());
+        let url = [("upstream", upstream.url.clone())];
         let Some(tokens) = &upstream.tokens else {
             continue;
         };
         for (by, count) in [("engine", tokens.engine), ("gateway", tokens.gateway)] {
             compared
-                .get_or_create(&[label.clone(), ("by", by.to_owned())])
+                .get_or_create(&[url[0].clone(), ("by", by.to_owned())])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        unaccounted.get_or_create(&[label]).set(tokens.unaccounted);
+        unaccounted.get_or_create(&url).set(tokens.unaccounted);
     }
     registry.register(
         "tollgate_compared_tokens",

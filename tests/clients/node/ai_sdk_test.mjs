@@ -6,13 +6,23 @@ import test from 'node:test';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
 
-const { BASE_URL, DIRECT } = process.env;
+const { BASE_URL, UPSTREAM, DIRECT } = process.env;
 const API_KEY = process.env.API_KEY ?? 'sk-no-key-is-asked-for';
 assert.ok(BASE_URL, 'BASE_URL is not set');
 
 async function findModel() {
   const answer = await fetch(`${BASE_URL}/models`, { headers: { 'x-api-key': API_KEY } });
   return (await answer.json()).data[0].id;
+}
+
+// Taken for granted where its address is not known.
+const isVllm = !UPSTREAM || (await fetch(`${UPSTREAM.replace(/\/$/, '')}/version`)).status === 200;
+
+/** Whether to leave out what a server of another make cannot do; vLLM has to. */
+function skips(context, can, reason) {
+  if (can || isVllm) return false;
+  context.skip(reason);
+  return true;
 }
 
 const id = process.env.MODEL ?? (await findModel());
@@ -41,17 +51,18 @@ async function collect(result) {
   return { text, reason: await result.finishReason, usage: await result.usage };
 }
 
-test('a stream says what the plain call says', async () => {
+test('a stream says what the plain call says', async (context) => {
   const plain = await generateText(ask());
   assert.ok(plain.text);
   const streamed = await collect(streamText(ask()));
   assert.equal(streamed.text, plain.text);
   assert.equal(streamed.reason, 'stop');
+  if (skips(context, streamed.usage.outputTokens, 'the model server counts no streams')) return;
   assert.equal(streamed.usage.outputTokens, plain.usage.outputTokens);
   assert.ok(streamed.usage.inputTokens > 0);
 });
 
-test('a tool is called and its answer taken', async () => {
+test('a tool is called and its answer taken', async (context) => {
   const asked = [];
   const getWeather = tool({
     description: 'Weather of a city',
@@ -67,6 +78,7 @@ test('a tool is called and its answer taken', async () => {
     stopWhen: stepCountIs(3),
   });
   const plain = await generateText(request);
+  if (skips(context, asked.length > 0, 'the model server parses no tool calls')) return;
   assert.deepEqual(asked, ['Paris']);
   assert.ok(plain.text);
   const streamed = await collect(streamText(request));

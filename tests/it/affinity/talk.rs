@@ -84,9 +84,20 @@ impl Talk {
 
     /// The next turn and its answer.
     pub async fn ask(&mut self, gate: &Gate) -> Reply {
-        let mut wire = self.open(gate).await;
-        let reply = wire.reply().await.expect("an answer");
+        let reply = self.open(gate).await.reply().await.expect("an answer");
         assert_eq!(reply.status, 200, "{}", reply.text());
+        self.past
+            .push(format!("Answer to {}.", self.past.len() / 2));
+        reply
+    }
+
+    /// The same, asked once more if the server dies over it.
+    pub async fn insist(&mut self, gate: &Gate) -> Reply {
+        let reply = self.open(gate).await.reply().await.expect("an answer");
+        if reply.status != 200 {
+            self.past.pop();
+            return self.ask(gate).await;
+        }
         self.past
             .push(format!("Answer to {}.", self.past.len() / 2));
         reply

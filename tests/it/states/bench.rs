@@ -100,8 +100,7 @@ pub fn show(reply: &Reply) -> Shown {
     let last = text
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
-        .filter(|data| data.contains("\"error\""))
-        .next_back();
+        .rfind(|data| data.contains("\"error\""));
     let error = last.map_or_else(
         || reply.json(),
         |data| serde_json::from_str(data).unwrap_or_default(),

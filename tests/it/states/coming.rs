@@ -116,12 +116,12 @@ async fn calls_wait_for_a_target_that_comes_up_whatever_shows_that_it_does() {
         assert_eq!(states(&gate).await, ["ready"], "{case}");
         let most = most_at_once(&server.calls(), up_at);
         assert!(most <= 1, "{case}: {most} at once\n{}", seen(&server));
-        let served = server
+        let answered = server
             .model_calls()
             .into_iter()
             .filter(|c| c.status == Some(200));
         assert_eq!(
-            served.count(),
+            answered.count(),
             replies.len(),
             "{case}: each was served once"
         );
@@ -162,14 +162,14 @@ async fn a_target_that_does_not_come_up_is_told_in_bounded_time() {
 }
 
 async fn never_comes(cause: Cause, target: Target, settings: &[(&str, &str)]) {
-    let case = format!("{cause:?} {target:?}");
+    let what = format!("{cause:?} {target:?}");
     let server = cause.begin().await;
     let mut gate = gate(&[server.url()], target, settings).await;
     let began = Instant::now();
     let replies = crowd(&gate, 8).await;
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(2500), "{case}: {took:?}");
-    assert!(took < Duration::from_secs(15), "{case}: {took:?}");
+    assert!(took > Duration::from_millis(2500), "{what}: {took:?}");
+    assert!(took < Duration::from_secs(15), "{what}: {took:?}");
     for reply in &replies {
         let shown = show(reply);
         // On a developer's machine nothing starts by itself.
@@ -178,40 +178,40 @@ async fn never_comes(cause: Cause, target: Target, settings: &[(&str, &str)]) {
             _ => still_starting(shown.retry_after),
         };
         let row = row_of(&mut gate, reply).await;
-        assert_eq!(row["error_code"], expected.code.as_str(), "{case} {row}");
-        assert_eq!(row["outcome"], "upstream_error", "{case}");
-        assert_eq!(row["counted_by"], "none", "{case}");
-        assert_eq!(row["total_tokens"], 0, "{case}");
-        assert!(row["wait_ms"].as_u64() > Some(1500), "{case} {row}");
+        assert_eq!(row["error_code"], expected.code.as_str(), "{what} {row}");
+        assert_eq!(row["outcome"], "upstream_error", "{what}");
+        assert_eq!(row["counted_by"], "none", "{what}");
+        assert_eq!(row["total_tokens"], 0, "{what}");
+        assert!(row["wait_ms"].as_u64() > Some(1500), "{what} {row}");
         if row["stream"] == true {
             assert_eq!(
                 (shown.status, row["status"].as_u64()),
                 (200, Some(200)),
-                "{case}"
+                "{what}"
             );
-            assert_eq!(shown.code, event, "{case}: {}", reply.text());
+            assert_eq!(shown.code, event, "{what}: {}", reply.text());
             assert!(
                 shown.comments > 0 && !reply.text().contains("[DONE]"),
-                "{case}"
+                "{what}"
             );
         } else {
-            assert_eq!(shown, expected, "{case}: {}", reply.text());
+            assert_eq!(shown, expected, "{what}: {}", reply.text());
             let text = reply.json()["error"]["message"].to_string();
             assert!(
                 !text.contains(|c: char| c.is_ascii_digit()),
-                "{case}: {text}"
+                "{what}: {text}"
             );
             if expected.status == 503 {
                 assert!(
                     (Some(1)..=Some(60)).contains(&shown.retry_after),
-                    "{case}: {shown:?}"
+                    "{what}: {shown:?}"
                 );
             }
         }
     }
-    assert_eq!(states(&gate).await, ["down"], "{case}");
+    assert_eq!(states(&gate).await, ["down"], "{what}");
     let until = Instant::now();
     let most = most_at_once(&server.calls(), until);
-    assert!(most <= 1, "{case}: {most} at once\n{}", seen(&server));
-    assert!(server.calls().len() < 120, "{case}: {}", seen(&server));
+    assert!(most <= 1, "{what}: {most} at once\n{}", seen(&server));
+    assert!(server.calls().len() < 120, "{what}: {}", seen(&server));
 }

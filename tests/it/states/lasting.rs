@@ -230,7 +230,7 @@ async fn what_cannot_be_found_or_trusted_is_no_start() {
         .iter()
         .flat_map(|url| [(url, Target::ScalesToZero), (url, Target::Stays)])
     {
-        let gate = gate(&[url.clone()], target, &[]).await;
+        let gate = gate(std::slice::from_ref(url), target, &[]).await;
         for round in 0..2 {
             let began = Instant::now();
             let bodies = [false, true].map(call);

@@ -63,14 +63,14 @@ async fn who_finds_the_waiting_room_full_is_told_at_once() {
             .map(|mut wire| async move { wire.reply().await.expect("an answer") }),
     )
     .await;
-    let served = replies.iter().filter(|reply| reply.status == 200).count();
-    let refused = told.len() + replies.len() - served;
+    let count = replies.iter().filter(|reply| reply.status == 200).count();
+    let refused = told.len() + replies.len() - count;
     assert!(
         (40..=80).contains(&refused),
-        "{refused} were refused, {served} served"
+        "{refused} were refused, {count} served"
     );
     assert_eq!(
-        served,
+        count,
         server
             .model_calls()
             .iter()

@@ -94,8 +94,8 @@ fn get(asked: &Asked<'_>) -> Result<Plan, Refusal> {
         "/metrics" if *dialect != Dialect::Foreign => {
             let mut text = metrics(model, asked.calls);
             if python {
-                let started = asked.started;
-                text.push_str(&format!("process_start_time_seconds {started}.0\n"));
+                let started = asked.started.to_string();
+                text.extend(["process_start_time_seconds ", &started, ".0\n"]);
             }
             Ok(Plan::bytes(
                 200,
