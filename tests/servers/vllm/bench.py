@@ -73,6 +73,11 @@ class Server:
         self.wait_until_up()
         return self
 
+    def is_python(self):
+        """Of vLLM's two front ends this one names itself."""
+        with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            return answer.headers.get("server") == "uvicorn"
+
     def terminate(self):
         """As a platform does it."""
         self.process.terminate()
