@@ -4,7 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Upstreams;
@@ -35,6 +36,9 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 /// once. It is another thing when a server closes one that it answered on a moment ago.
 const STALE_AFTER: Duration = Duration::from_secs(1);
 const STALE_LIMIT: Duration = Duration::from_millis(250);
+/// vLLM sends a stream's head before its engine begins, at once. Its front end in Rust reads nothing
+/// new while it drains, though its port takes connections until the process ends.
+const EARLY_HEAD: Duration = Duration::from_secs(2);
 
 /// What a call came back with.
 pub enum Answer {
@@ -252,15 +256,24 @@ impl Call<'_> {
     }
 
     /// Sends the request until there is a head. A connection that was kept alive and turns out to
-    /// be closed has carried nothing, so the request goes once more; but for calls whose tokens are
-    /// held, where nothing must go twice.
+    /// be closed has carried nothing, and a stream without a head for long was not read by vLLM: such
+    /// a request goes once more. One that is closed by a server that drains may go elsewhere. But
+    /// for calls whose tokens are held, where nothing must go twice.
     async fn head(
         &self,
         request: &Request,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
     ) -> Result<reqwest::Response, Failure> {
+        let is_ending = self.target.is_ending();
+        if is_ending {
+            // A server that drains closes the connection after each refusal, but not at once: who
+            // comes next must not meet it.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         let is_quiet = self.target.is_quiet_for(STALE_AFTER);
-        let mut may_be_stale = request.cap.is_none() && is_quiet;
+        let may_go_again = request.cap.is_none();
+        let has_early_head = request.stream && self.known.is_vllm == Some(true);
+        let mut is_first = true;
         loop {
             let began = Instant::now();
             let connections = self.target.client().connections();
@@ -279,14 +292,21 @@ impl Call<'_> {
                     Failure::Unreachable(Some(error))
                 });
             }
-            let is_stale = failure::is_closed(&error)
-                && began.elapsed() < STALE_LIMIT
-                && self.target.client().connections() == connections;
-            if !(may_be_stale && is_stale) {
+            let was_closed = may_go_again && failure::is_closed(&error);
+            let is_quick = began.elapsed() < STALE_LIMIT;
+            // It may have been told of the drain while this call was on its way.
+            if was_closed && (is_ending || (is_quick && self.target.is_ending())) {
+                self.progress.note(|passage| passage.begun = false);
+                return Err(Failure::Draining);
+            }
+            let is_stale =
+                is_quiet && is_quick && self.target.client().connections() == connections;
+            let is_unread = has_early_head && began.elapsed() >= EARLY_HEAD;
+            if !(is_first && was_closed && (is_stale || is_unread)) {
                 self.target.note_served(false);
                 return Err(Failure::Final(failure::describe(error)));
             }
-            may_be_stale = false;
+            is_first = false;
         }
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Standing {
     /// Calls that it failed, one after another, and when the last did.
     failures: u32,
     failed_at: Option<Instant>,
+    /// When it last said that it takes no more calls.
+    ending_at: Option<Instant>,
     /// Something speaks for it, or takes calls and is silent: it is more than a closed port.
     is_held_off: bool,
     /// From the first refusal to the first answer, as measured.
@@ -96,6 +98,7 @@ impl Standing {
             unreached_at: None,
             failures: 0,
             failed_at: None,
+            ending_at: None,
             is_held_off: false,
             learnt_start: None,
         }
@@ -192,6 +195,13 @@ impl Standing {
     pub fn ends(&mut self, now: Instant) {
         self.failures = FAILURES;
         self.failed_at = Some(now);
+        self.ending_at = Some(now);
+    }
+
+    /// A call that is sent now is not begun there.
+    pub fn is_ending(&self, now: Instant) -> bool {
+        self.ending_at
+            .is_some_and(|at| now.duration_since(at) < AVOIDED)
     }
 
     /// When waiting for it ends; `None` unless it is starting.

@@ -34,6 +34,7 @@ mod idle;
 mod instance;
 mod key_limits;
 mod keys_secret;
+mod leaving;
 mod life;
 mod limits;
 mod makes;

@@ -40,6 +40,11 @@ impl Target {
         }
     }
 
+    /// It said a moment ago that it takes no new calls.
+    pub(in crate::upstream) fn is_ending(&self) -> bool {
+        lock(&self.standing).is_ending(Instant::now())
+    }
+
     /// It takes no new calls, though it may still answer others.
     pub(in crate::upstream) fn note_ending(&self) {
         lock(&self.standing).ends(Instant::now());

@@ -79,7 +79,7 @@ impl Drop for Raw {
 }
 
 /// Reads a request with a length; tells whether it is a POST.
-async fn read_request(socket: &mut TcpStream) -> bool {
+pub async fn read_request(socket: &mut TcpStream) -> bool {
     let mut read = Vec::new();
     let mut buffer = vec![0; 16 << 10];
     loop {

@@ -73,6 +73,11 @@ class Server:
         self.wait_until_up()
         return self
 
+    def is_python(self):
+        """Of vLLM's two front ends this one names itself."""
+        with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            return answer.headers.get("server") == "uvicorn"
+
     def terminate(self):
         """As a platform does it."""
         self.process.terminate()
@@ -252,6 +257,8 @@ class Call(threading.Thread):
             return f"{'event' if self.status == 200 else self.status} {code}"
         if self.stream and not self.is_done:
             return "bare end"
+        if self.reason == ["abort"]:
+            return "answer cut short"
         return "answer" if self.status == 200 and self.usage else f"{self.status} without an answer"
 
 
