@@ -260,6 +260,7 @@ impl Call<'_> {
         headers: HeaderMap,
     ) -> Result<reqwest::Response, Failure> {
         let is_quiet = self.target.is_quiet_for(STALE_AFTER);
+        let was_ending = self.target.is_ending();
         let mut may_be_stale = request.cap.is_none() && is_quiet;
         loop {
             let began = Instant::now();
@@ -282,6 +283,11 @@ impl Call<'_> {
             let is_stale = failure::is_closed(&error)
                 && began.elapsed() < STALE_LIMIT
                 && self.target.client().connections() == connections;
+            if was_ending && failure::is_closed(&error) {
+                // It took nothing new when this was sent.
+                self.progress.note(|passage| passage.begun = false);
+                return Err(Failure::Draining);
+            }
             if !(may_be_stale && is_stale) {
                 self.target.note_served(false);
                 return Err(Failure::Final(failure::describe(error)));

@@ -70,6 +70,8 @@ pub(super) struct Standing {
     /// Calls that it failed, one after another, and when the last did.
     failures: u32,
     failed_at: Option<Instant>,
+    /// It finishes what it has and takes nothing new.
+    is_ending: bool,
     /// Something speaks for it, or takes calls and is silent: it is more than a closed port.
     is_held_off: bool,
     /// From the first refusal to the first answer, as measured.
@@ -96,6 +98,7 @@ impl Standing {
             unreached_at: None,
             failures: 0,
             failed_at: None,
+            is_ending: false,
             is_held_off: false,
             learnt_start: None,
         }
@@ -147,6 +150,7 @@ impl Standing {
     pub fn refused(&mut self, began: Instant, now: Instant) {
         self.unreached_at = Some(now);
         self.is_held_off = false;
+        self.is_ending = false;
         self.starts(began);
     }
 
@@ -180,6 +184,7 @@ impl Standing {
     pub fn served(&mut self) {
         self.failures = 0;
         self.failed_at = None;
+        self.is_ending = false;
     }
 
     /// It failed a call that it had taken.
@@ -192,6 +197,12 @@ impl Standing {
     pub fn ends(&mut self, now: Instant) {
         self.failures = FAILURES;
         self.failed_at = Some(now);
+        self.is_ending = true;
+    }
+
+    /// It begins nothing new.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending
     }
 
     /// When waiting for it ends; `None` unless it is starting.

@@ -284,6 +284,11 @@ impl Target {
         self.turn.available_permits() == 0
     }
 
+    /// It begins nothing new.
+    pub(super) fn is_ending(&self) -> bool {
+        lock(&self.standing).is_ending()
+    }
+
     pub(super) fn is_failing(&self) -> bool {
         lock(&self.standing).is_failing(Instant::now())
     }
