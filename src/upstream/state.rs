@@ -150,6 +150,7 @@ impl Standing {
     pub fn refused(&mut self, began: Instant, now: Instant) {
         self.unreached_at = Some(now);
         self.is_held_off = false;
+        self.ending_at = None;
         self.starts(began);
     }
 

@@ -284,14 +284,6 @@ impl Target {
         self.turn.available_permits() == 0
     }
 
-    pub(super) fn is_failing(&self) -> bool {
-        lock(&self.standing).is_failing(Instant::now())
-    }
-
-    pub(super) fn claim_retry(&self) -> bool {
-        lock(&self.standing).claim_retry(Instant::now())
-    }
-
     /// A call comes. `turn` is what it has of an earlier try; `wakes` if it may start what sleeps.
     pub(super) fn enter(self: &Arc<Self>, turn: Option<Turn>, wakes: bool) -> Entry {
         let turn = match self.state() {

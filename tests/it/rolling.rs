@@ -2,6 +2,7 @@
 //! that had not begun fails. scripts/prove-rolling.sh runs this at length.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::fakes::model_server::{Answer, Behaviour, ModelServer, Settings};
-use super::fakes::wire::{self, Reply};
+use super::fakes::wire::{Reply, Wire};
 use super::harness::{Gate, KEY};
 use super::states::{CHAT, Target, call, gate, show};
 
@@ -59,6 +60,15 @@ impl Tally {
     }
 }
 
+/// A call on a connection of its own, which may wait as long as a replacement takes.
+async fn exchange(addr: SocketAddr, body: &str) -> std::io::Result<Reply> {
+    let mut wire = Wire::connect(addr).await?.patient(Duration::from_mins(1));
+    let headers = [("x-api-key", KEY), ("content-type", "application/json")];
+    wire.send(&format!("POST {CHAT}"), &headers, body.as_bytes())
+        .await?;
+    wire.reply().await
+}
+
 /// Half of them streams, at a steady rate until they are stopped.
 async fn load(gate: &Gate, stop: CancellationToken) -> Tally {
     let addr = gate.addr;
@@ -72,10 +82,8 @@ async fn load(gate: &Gate, stop: CancellationToken) -> Tally {
         }
         calls.spawn(async move {
             let began = Instant::now();
-            let body = call(at % 2 == 0).to_string();
-            let line = format!("POST {CHAT}");
-            let reply = wire::exchange(addr, &line, &[("x-api-key", KEY)], body.as_bytes()).await;
-            (reply, began.elapsed())
+            let body = call(at.is_multiple_of(2)).to_string();
+            (exchange(addr, &body).await, began.elapsed())
         });
     }
     let mut tally = Tally::default();

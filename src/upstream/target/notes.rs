@@ -117,4 +117,12 @@ impl Target {
             *known = Some(Bytes::copy_from_slice(value));
         }
     }
+
+    pub(in crate::upstream) fn is_failing(&self) -> bool {
+        lock(&self.standing).is_failing(Instant::now())
+    }
+
+    pub(in crate::upstream) fn claim_retry(&self) -> bool {
+        lock(&self.standing).claim_retry(Instant::now())
+    }
 }
