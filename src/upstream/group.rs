@@ -84,7 +84,8 @@ impl Group {
 
     fn lists(&self, id: &str, known: &Knowledge) -> Option<bool> {
         if self.models.is_empty() {
-            return Some(known.models.as_ref()?.iter().any(|card| card.id == id));
+            known.models.as_ref()?;
+            return Some(known.card(id).is_some());
         }
         Some(self.models.iter().any(|model| model == id))
     }

@@ -136,7 +136,7 @@ pub fn unknown_model() -> Error {
     )
 }
 
-/// LocalAI has a version, too: `{"version":"v3.8.0 (...)"}`, where vLLM's begins with its number.
+/// `LocalAI` has a version, too: `{"version":"v3.8.0 (...)"}`, where vLLM's begins with its number.
 fn is_vllm_version(body: &[u8]) -> bool {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let has_v = |text: &str| {

@@ -125,7 +125,7 @@ fn member(error: &Map<String, Value>, name: &str) -> Option<String> {
     }
 }
 
-/// A fault of FastAPI's: where, and what. What was sent is left out.
+/// A fault of `FastAPI`'s: where, and what. What was sent is left out.
 fn fault(fault: &Value) -> Option<String> {
     let text = fault.get("msg")?.as_str()?;
     let place = fault.get("loc").and_then(Value::as_array)?;
