@@ -12,6 +12,9 @@ const WARM_FOR: Duration = Duration::from_mins(1);
 /// A server that could not be reached is tried again by one call after this time, while others
 /// take the rest.
 const AVOIDED: Duration = Duration::from_secs(10);
+/// After it said that it takes nothing new, for so long nobody else is there in its place. Calls
+/// that wait ask at least every second.
+const ENDING_FOR: Duration = Duration::from_secs(2);
 /// So many failures on end, and other servers are preferred for a while.
 const FAILURES: u32 = 3;
 
@@ -70,8 +73,8 @@ pub(super) struct Standing {
     /// Calls that it failed, one after another, and when the last did.
     failures: u32,
     failed_at: Option<Instant>,
-    /// It finishes what it has and takes nothing new.
-    is_ending: bool,
+    /// When it last said that it finishes what it has and takes nothing new.
+    ended_at: Option<Instant>,
     /// Something speaks for it, or takes calls and is silent: it is more than a closed port.
     is_held_off: bool,
     /// From the first refusal to the first answer, as measured.
@@ -98,7 +101,7 @@ impl Standing {
             unreached_at: None,
             failures: 0,
             failed_at: None,
-            is_ending: false,
+            ended_at: None,
             is_held_off: false,
             learnt_start: None,
         }
@@ -150,7 +153,7 @@ impl Standing {
     pub fn refused(&mut self, began: Instant, now: Instant) {
         self.unreached_at = Some(now);
         self.is_held_off = false;
-        self.is_ending = false;
+        self.ended_at = None;
         self.starts(began);
     }
 
@@ -184,7 +187,6 @@ impl Standing {
     pub fn served(&mut self) {
         self.failures = 0;
         self.failed_at = None;
-        self.is_ending = false;
     }
 
     /// It failed a call that it had taken.
@@ -197,12 +199,13 @@ impl Standing {
     pub fn ends(&mut self, now: Instant) {
         self.failures = FAILURES;
         self.failed_at = Some(now);
-        self.is_ending = true;
+        self.ended_at = Some(now);
     }
 
-    /// It begins nothing new.
-    pub fn is_ending(&self) -> bool {
-        self.is_ending
+    /// It begins nothing new, by what it said a moment ago.
+    pub fn is_ending(&self, now: Instant) -> bool {
+        self.ended_at
+            .is_some_and(|at| now.duration_since(at) < ENDING_FOR)
     }
 
     /// When waiting for it ends; `None` unless it is starting.

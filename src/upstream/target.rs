@@ -284,9 +284,9 @@ impl Target {
         self.turn.available_permits() == 0
     }
 
-    /// It begins nothing new.
+    /// It begins nothing new, by what it said a moment ago.
     pub(super) fn is_ending(&self) -> bool {
-        lock(&self.standing).is_ending()
+        lock(&self.standing).is_ending(Instant::now())
     }
 
     pub(super) fn is_failing(&self) -> bool {
