@@ -36,10 +36,11 @@ pub(super) async fn learn(target: &Arc<Target>, until: Instant) -> Result<Arc<Kn
     let learnt = until_alive(target, until, asked).await;
     let known = judge(learnt.ok_or(Failure::Silent)?, target)?;
     if target.state() != State::Ready {
-        if began.elapsed() >= LIFE_LIMIT {
+        let is_over = Instant::now() >= until;
+        if is_over || began.elapsed() >= LIFE_LIMIT {
             target.note_silence(began);
         }
-        if Instant::now() >= until {
+        if is_over {
             return Err(Failure::Silent);
         }
     }

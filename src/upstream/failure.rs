@@ -248,12 +248,7 @@ impl Rejected {
         if let Some(advice) = advice {
             cause = format!("{cause}; {advice}");
         }
-        let error = match &reason {
-            // llama.cpp: not switched on, and the same the next time.
-            Some(reason) if reason.kind.as_deref() == Some("not_supported_error") => unserved(),
-            _ => wrap(status, &headers, is_json(&body)),
-        };
-        Err(error.because(cause))
+        Err(wrap(status, &headers, is_json(&body)).because(cause))
     }
 }
 
@@ -271,10 +266,6 @@ fn is_json(body: &[u8]) -> bool {
     serde_json::from_slice(body).is_ok_and(|body: Value| body.is_object())
 }
 
-fn unserved() -> Error {
-    Error::new(Code::NotFound, "the model server does not serve this route")
-}
-
 fn wrap(status: StatusCode, headers: &HeaderMap, is_json: bool) -> Error {
     match status.as_u16() {
         401 | 403 => Error::new(
@@ -290,7 +281,7 @@ fn wrap(status: StatusCode, headers: &HeaderMap, is_json: bool) -> Error {
             "the model server has no room in its queue; try again in a moment",
         )
         .retry_after(retry_after(headers).unwrap_or(Duration::from_secs(2))),
-        404 => unserved(),
+        404 => Error::new(Code::NotFound, "the model server does not serve this route"),
         status @ 400..=499 => {
             let code = match status {
                 405 => Code::MethodNotAllowed,

@@ -12,6 +12,9 @@ const WARM_FOR: Duration = Duration::from_mins(1);
 /// A server that could not be reached is tried again by one call after this time, while others
 /// take the rest.
 const AVOIDED: Duration = Duration::from_secs(10);
+/// After it said that it takes nothing new, for so long nobody else is there in its place. Calls
+/// that wait ask at least every second.
+const ENDING_FOR: Duration = Duration::from_secs(2);
 /// So many failures on end, and other servers are preferred for a while.
 const FAILURES: u32 = 3;
 
@@ -70,8 +73,13 @@ pub(super) struct Standing {
     /// Calls that it failed, one after another, and when the last did.
     failures: u32,
     failed_at: Option<Instant>,
+<<<<<<< HEAD
     /// When it last said that it takes no more calls.
     ending_at: Option<Instant>,
+=======
+    /// When it last said that it finishes what it has and takes nothing new.
+    ended_at: Option<Instant>,
+>>>>>>> wt-coldtests
     /// Something speaks for it, or takes calls and is silent: it is more than a closed port.
     is_held_off: bool,
     /// From the first refusal to the first answer, as measured.
@@ -98,7 +106,11 @@ impl Standing {
             unreached_at: None,
             failures: 0,
             failed_at: None,
+<<<<<<< HEAD
             ending_at: None,
+=======
+            ended_at: None,
+>>>>>>> wt-coldtests
             is_held_off: false,
             learnt_start: None,
         }
@@ -150,7 +162,11 @@ impl Standing {
     pub fn refused(&mut self, began: Instant, now: Instant) {
         self.unreached_at = Some(now);
         self.is_held_off = false;
+<<<<<<< HEAD
         self.ending_at = None;
+=======
+        self.ended_at = None;
+>>>>>>> wt-coldtests
         self.starts(began);
     }
 
@@ -196,6 +212,7 @@ impl Standing {
     pub fn ends(&mut self, now: Instant) {
         self.failures = FAILURES;
         self.failed_at = Some(now);
+<<<<<<< HEAD
         self.ending_at = Some(now);
     }
 
@@ -203,6 +220,15 @@ impl Standing {
     pub fn is_ending(&self, now: Instant) -> bool {
         self.ending_at
             .is_some_and(|at| now.duration_since(at) < AVOIDED)
+=======
+        self.ended_at = Some(now);
+    }
+
+    /// It begins nothing new, by what it said a moment ago.
+    pub fn is_ending(&self, now: Instant) -> bool {
+        self.ended_at
+            .is_some_and(|at| now.duration_since(at) < ENDING_FOR)
+>>>>>>> wt-coldtests
     }
 
     /// When waiting for it ends; `None` unless it is starting.

@@ -196,13 +196,13 @@ async fn an_error_of_the_server_s_own_is_wrapped_and_not_shown() {
         (502, &json!("upstream_error"))
     );
     assert!(!reply.text().contains("app.py"), "{}", reply.text());
-    // A route that llama.cpp was not started with is no failure that is worth another try.
+    // A route that llama.cpp was not started with.
     let unsupported = r#"{"error":{"code":501,"message":"This server does not support embeddings. Start it with `--embeddings`","type":"not_supported_error"}}"#;
     server.next(Behaviour::answer(Answer::json(501, unsupported)));
     let reply = gate.post("/v1/embeddings", &json!({"input": "tide"})).await;
     assert_eq!(
         (reply.status, &reply.json()["error"]["code"]),
-        (404, &json!("not_found"))
+        (502, &json!("upstream_error"))
     );
 }
 
