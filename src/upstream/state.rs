@@ -73,13 +73,8 @@ pub(super) struct Standing {
     /// Calls that it failed, one after another, and when the last did.
     failures: u32,
     failed_at: Option<Instant>,
-<<<<<<< HEAD
-    /// When it last said that it takes no more calls.
-    ending_at: Option<Instant>,
-=======
     /// When it last said that it finishes what it has and takes nothing new.
     ended_at: Option<Instant>,
->>>>>>> wt-coldtests
     /// Something speaks for it, or takes calls and is silent: it is more than a closed port.
     is_held_off: bool,
     /// From the first refusal to the first answer, as measured.
@@ -106,11 +101,7 @@ impl Standing {
             unreached_at: None,
             failures: 0,
             failed_at: None,
-<<<<<<< HEAD
-            ending_at: None,
-=======
             ended_at: None,
->>>>>>> wt-coldtests
             is_held_off: false,
             learnt_start: None,
         }
@@ -162,11 +153,7 @@ impl Standing {
     pub fn refused(&mut self, began: Instant, now: Instant) {
         self.unreached_at = Some(now);
         self.is_held_off = false;
-<<<<<<< HEAD
-        self.ending_at = None;
-=======
         self.ended_at = None;
->>>>>>> wt-coldtests
         self.starts(began);
     }
 
@@ -212,15 +199,6 @@ impl Standing {
     pub fn ends(&mut self, now: Instant) {
         self.failures = FAILURES;
         self.failed_at = Some(now);
-<<<<<<< HEAD
-        self.ending_at = Some(now);
-    }
-
-    /// A call that is sent now is not begun there.
-    pub fn is_ending(&self, now: Instant) -> bool {
-        self.ending_at
-            .is_some_and(|at| now.duration_since(at) < AVOIDED)
-=======
         self.ended_at = Some(now);
     }
 
@@ -228,7 +206,6 @@ impl Standing {
     pub fn is_ending(&self, now: Instant) -> bool {
         self.ended_at
             .is_some_and(|at| now.duration_since(at) < ENDING_FOR)
->>>>>>> wt-coldtests
     }
 
     /// When waiting for it ends; `None` unless it is starting.

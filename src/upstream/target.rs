@@ -284,22 +284,6 @@ impl Target {
         self.turn.available_permits() == 0
     }
 
-<<<<<<< HEAD
-=======
-    /// It begins nothing new, by what it said a moment ago.
-    pub(super) fn is_ending(&self) -> bool {
-        lock(&self.standing).is_ending(Instant::now())
-    }
-
-    pub(super) fn is_failing(&self) -> bool {
-        lock(&self.standing).is_failing(Instant::now())
-    }
-
-    pub(super) fn claim_retry(&self) -> bool {
-        lock(&self.standing).claim_retry(Instant::now())
-    }
-
->>>>>>> wt-coldtests
     /// A call comes. `turn` is what it has of an earlier try; `wakes` if it may start what sleeps.
     pub(super) fn enter(self: &Arc<Self>, turn: Option<Turn>, wakes: bool) -> Entry {
         let turn = match self.state() {
