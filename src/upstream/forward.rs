@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Upstreams;
 use super::alive::{LIFE_LIMIT, learn};
 use super::failure;
-use super::models::unknown_model;
+use super::models::{Silence, unknown_model};
 use super::progress::Progress;
 use super::request::Request;
 use super::routing::{Candidate, Rank};
@@ -67,6 +67,7 @@ impl Upstreams {
     /// Who may take a call of this model. A list that lacks it is asked again where that starts
     /// nothing, for another program may have come up.
     async fn routes(&self, model: Option<&str>) -> Result<Vec<Rank>, Error> {
+        self.learn_unasked().await;
         let ranks = self.ranks(model);
         if !ranks.is_empty() {
             return Ok(ranks);
@@ -79,6 +80,31 @@ impl Upstreams {
             return Err(unknown_model().param("model"));
         }
         Ok(ranks)
+    }
+
+    /// Several upstreams share a model's calls only when it is known that they have it: those that
+    /// nobody asked yet are asked, where that starts nothing. One that cannot be reached is left to
+    /// the calls that try it.
+    async fn learn_unasked(&self) {
+        if self.groups.len() < 2 {
+            return;
+        }
+        let lists = self.groups.iter().filter(|group| group.models.is_empty());
+        let unasked = lists.flat_map(|group| &group.targets).filter(|target| {
+            target.state() == State::Unknown
+                && !target.scales_to_zero()
+                && target.knowledge().asked_at.is_none()
+        });
+        let asked = unasked.map(|target| async {
+            let began = Instant::now();
+            match target.learn_older(LIST_LIMIT, LIST_AGE).await {
+                Err(Silence::Refused) => target.note_refusal(began),
+                Err(Silence::Unreachable(_)) => target.note_unreachable(),
+                Err(Silence::HeldOff) => target.note_held_off(began),
+                Ok(_) | Err(Silence::Denied | Silence::Other) => {}
+            }
+        });
+        futures_util::future::join_all(asked).await;
     }
 
     /// Tries the targets of a rank in their order.

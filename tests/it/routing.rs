@@ -273,23 +273,26 @@ async fn a_key_may_call_the_names_in_its_list_and_the_models_in_it_by_any_name()
 
 #[tokio::test]
 async fn upstreams_with_the_same_model_share_its_calls() {
-    let settings = || Settings {
-        pooling: true,
-        ..Settings::default()
-    };
-    let servers = join_all((0..3).map(|_| ModelServer::start(settings()))).await;
-    let entry = |(at, server): (usize, &ModelServer)| {
-        let url = server.url();
-        format!("[[upstream]]\nname = \"u{at}\"\nurls = [\"{url}\"]\nmodels = [\"tiny-chat\"]\n")
-    };
-    let file: String = servers.iter().enumerate().map(entry).collect();
-    let mut gate = gate(&file).await;
-    for _ in 0..12 {
-        let body = json!({"model": "tiny-chat", "input": "Hi"});
-        let reply = gate.post("/v1/embeddings", &body).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        row_of(&mut gate, &reply).await;
+    // By what the file says, and by what they say themselves.
+    for models in ["models = [\"tiny-chat\"]\n", ""] {
+        let settings = || Settings {
+            pooling: true,
+            ..Settings::default()
+        };
+        let servers = join_all((0..3).map(|_| ModelServer::start(settings()))).await;
+        let entry = |(at, server): (usize, &ModelServer)| {
+            let url = server.url();
+            format!("[[upstream]]\nname = \"u{at}\"\nurls = [\"{url}\"]\n{models}")
+        };
+        let file: String = servers.iter().enumerate().map(entry).collect();
+        let mut gate = gate(&file).await;
+        for _ in 0..12 {
+            let body = json!({"model": "tiny-chat", "input": "Hi"});
+            let reply = gate.post("/v1/embeddings", &body).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            row_of(&mut gate, &reply).await;
+        }
+        let took = |server: &ModelServer| server.model_calls().len();
+        assert_eq!(servers.iter().map(took).collect::<Vec<_>>(), [4; 3]);
     }
-    let took = |server: &ModelServer| server.model_calls().len();
-    assert_eq!(servers.iter().map(took).collect::<Vec<_>>(), [4; 3]);
 }
