@@ -175,16 +175,18 @@ impl Upstreams {
             passage.woke |= is_start && was != State::Starting;
         });
         let tried = async {
-            let known = learn(target, busy.until()).await?;
-            if target.state() == State::Ready {
-                // Others need not wait for this call's end.
-                turn = None;
-            }
-            if is_start || began.elapsed() >= LIFE_LIMIT {
+            let learnt = learn(target, busy.until()).await;
+            let is_silent = matches!(learnt, Err(Failure::Silent));
+            if is_start || is_silent || began.elapsed() >= LIFE_LIMIT {
                 // It was held until the server was up: that was its wait.
                 trip.note_held_up(began);
             }
             progress.note(|passage| passage.wait_ms = trip.waited_ms());
+            let known = learnt?;
+            if target.state() == State::Ready {
+                // Others need not wait for this call's end.
+                turn = None;
+            }
             trip.restore(&mut request.payload);
             self.attempt(request, candidate, (known, busy), progress)
                 .await
