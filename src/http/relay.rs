@@ -192,7 +192,11 @@ impl Relay {
                         now if now >= give_up_at => Event::Idle,
                         now if now >= check_at => {
                             self.checked_at = Some(now);
-                            passing.check().await
+                            tokio::select! {
+                                biased;
+                                () = &mut self.cut => Event::Cut,
+                                event = passing.check() => event,
+                            }
                         }
                         _ => Event::Silence,
                     },

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::models::{Knowledge, Silence};
-use super::send::Failure;
 use super::state::State;
 use super::target::Target;
+use super::trip::Failure;
 
 /// How long a server that is known to be up may take for its list before a call goes on without.
 pub(super) const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -33,8 +33,12 @@ pub(super) async fn learn(target: &Arc<Target>, until: Instant) -> Result<Arc<Kn
         limit.min(ASK_LIMIT)
     };
     let asked = target.learn_older(limit, Duration::ZERO);
-    let learnt = until_alive(target, until, asked).await;
-    let known = judge(learnt.ok_or(Failure::Silent)?, target)?;
+    let known = match until_alive(target, until, asked).await {
+        Some(learnt) => judge(learnt, target)?,
+        // Another call found it alive meanwhile.
+        None if target.state() == State::Ready => target.knowledge(),
+        None => return Err(Failure::Silent),
+    };
     if target.state() != State::Ready {
         let is_over = Instant::now() >= until;
         if is_over || began.elapsed() >= LIFE_LIMIT {
@@ -73,12 +77,5 @@ pub(super) async fn until_alive<T>(
         return Some(told);
     }
     target.note_silence(began);
-    if let Ok(told) = timeout_at(until, &mut answer).await {
-        return Some(told);
-    }
-    // Another call may have found it alive meanwhile.
-    if target.state() == State::Ready {
-        return Some(answer.await);
-    }
-    None
+    timeout_at(until, answer).await.ok()
 }

@@ -65,23 +65,6 @@ pub fn is_refused(error: &reqwest::Error) -> bool {
     error.is_timeout()
 }
 
-/// What the client is told when no head came.
-pub fn no_head() -> Error {
-    Error::new(
-        Code::UpstreamTimeout,
-        "the model server did not begin to answer in time",
-    )
-}
-
-/// What the client is told when a call was sent and got no answer.
-pub fn describe(error: reqwest::Error) -> Error {
-    Error::new(
-        Code::UpstreamError,
-        "the model server broke the connection before it answered",
-    )
-    .because(error.without_url())
-}
-
 /// The connection closed before an answer began.
 pub fn is_closed(error: &reqwest::Error) -> bool {
     let mut next = error.source();
@@ -98,51 +81,6 @@ pub fn is_closed(error: &reqwest::Error) -> bool {
         next = cause.source();
     }
     false
-}
-
-/// What the client is told when the server went away while it worked.
-pub fn gone() -> Error {
-    Error::new(
-        Code::UpstreamError,
-        "the model server went away before it answered",
-    )
-}
-
-/// What the client is told of a server that did not come up while it waited.
-pub fn starting() -> Error {
-    Error::new(
-        Code::UpstreamStarting,
-        "the model server is still starting; try again later",
-    )
-}
-
-/// What the client is told of a server that nobody can reach.
-pub fn unreachable(cause: Option<reqwest::Error>) -> Error {
-    let error = Error::new(
-        Code::UpstreamUnreachable,
-        "the model server cannot be reached; its operator should check that it runs and that its address is right",
-    );
-    match cause {
-        Some(cause) => error.because(cause.without_url()),
-        None => error,
-    }
-}
-
-/// A key that starts no server came before one that sleeps.
-pub fn may_not_wake() -> Error {
-    Error::new(
-        Code::WakeNotAllowed,
-        "the model server sleeps and this key may not start it; call it while it runs, or ask an administrator for a key that may",
-    )
-}
-
-/// Counting routes start no server.
-pub fn asleep() -> Error {
-    Error::new(
-        Code::UpstreamStarting,
-        "counting tokens does not start the model server, which is not running; try again later, after a call that starts it",
-    )
-    .retry_after(Duration::from_secs(30))
 }
 
 impl Rejected {

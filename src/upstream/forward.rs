@@ -9,16 +9,16 @@ use tokio::time::Instant;
 
 use super::Upstreams;
 use super::alive::{LIFE_LIMIT, learn};
-use super::failure;
 use super::models::{Silence, unknown_model};
 use super::progress::Progress;
 use super::request::Request;
 use super::routing::{Candidate, Rank};
-use super::send::{Answer, Failure};
+use super::send::Answer;
 use super::state::State;
 use super::target::{Entry, Target};
-use super::trip::{Obstacle, Trip};
-use crate::error::{Code, Error};
+use super::trip::{Failure, Obstacle, Trip};
+use super::unserved;
+use crate::error::Error;
 
 /// A list that lacks what a call needs is asked anew when it is older than this.
 const LIST_AGE: Duration = Duration::from_secs(10);
@@ -34,12 +34,7 @@ impl Upstreams {
         mut request: Request,
         progress: &Progress,
     ) -> Result<Answer, Error> {
-        if let Some(name) = request.model.as_deref()
-            && let Some(ids) = self.foreseen(name)
-        {
-            // No server need be asked, nor woken, for what is refused anyway.
-            request.check_allowed(ids)?;
-        }
+        self.check_foreseen(&request, request.model.as_deref())?;
         let original = (self.targets.len() > 1).then(|| request.payload.clone());
         let mut trip = Trip::new(self.limits.cold_start_wait, original);
         loop {
@@ -64,16 +59,26 @@ impl Upstreams {
         }
     }
 
+    /// No server need be asked, nor woken, for what is refused anyway.
+    fn check_foreseen(&self, request: &Request, name: Option<&str>) -> Result<(), Error> {
+        let ids = name.and_then(|name| self.foreseen(name));
+        match ids {
+            Some(ids) => request.check_allowed(ids.into_iter().chain(name)),
+            None => Ok(()),
+        }
+    }
+
     /// Who may take a call of this model. A list that lacks it is asked again where that starts
     /// nothing, for another program may have come up.
     async fn routes(&self, model: Option<&str>) -> Result<Vec<Rank>, Error> {
-        self.learn_unasked().await;
+        self.learn_unasked(model).await;
         let ranks = self.ranks(model);
         if !ranks.is_empty() {
             return Ok(ranks);
         }
-        let warm = self.targets.iter().filter(|target| target.is_warm());
-        let asked = warm.map(|target| target.learn_older(LIST_LIMIT, LIST_AGE));
+        let targets = self.targets.iter();
+        let awake = targets.filter(|target| !target.scales_to_zero() || target.is_warm());
+        let asked = awake.map(|target| target.learn_older(LIST_LIMIT, LIST_AGE));
         futures_util::future::join_all(asked).await;
         let ranks = self.ranks(model);
         if ranks.is_empty() {
@@ -85,8 +90,9 @@ impl Upstreams {
     /// Several upstreams share a model's calls only when it is known that they have it: those that
     /// nobody asked yet are asked, where that starts nothing. One that cannot be reached is left to
     /// the calls that try it.
-    async fn learn_unasked(&self) {
-        if self.groups.len() < 2 {
+    async fn learn_unasked(&self, model: Option<&str>) {
+        let is_placed = |name| self.groups.iter().any(|group| group.places(name));
+        if self.groups.len() < 2 || model.is_some_and(is_placed) {
             return;
         }
         let lists = self.groups.iter().filter(|group| group.models.is_empty());
@@ -127,10 +133,22 @@ impl Upstreams {
             if trip.is_spent(target) || is_over || is_needless {
                 continue;
             }
-            if !request.endpoint.wakes() && target.may_sleep() {
-                trip.rule_out(target, Obstacle::Asleep(failure::asleep()));
+            if let Err(error) = self.check_foreseen(request, candidate.name.as_deref()) {
+                trip.rule_out(target, Obstacle::NotHere(error));
                 continue;
             }
+            if !request.endpoint.wakes() && target.may_sleep() {
+                trip.rule_out(target, Obstacle::Asleep(unserved::asleep()));
+                continue;
+            }
+            let is_other = |one: &Candidate| !Arc::ptr_eq(&one.target, target);
+            let others = rank
+                .iter()
+                .filter(|one| is_other(one) && !trip.is_spent(&one.target));
+            let has_choice = others
+                .map(|one| one.target.state())
+                .any(|state| state == State::Ready);
+            trip.note_choice(has_choice);
             match self.visit(candidate, request, trip, progress).await? {
                 Tried::Answered(answer) => return Ok(Tried::Answered(answer)),
                 Tried::Hopeful => is_hopeful = true,
@@ -162,20 +180,18 @@ impl Upstreams {
                 return Ok(Tried::hopeful_if(is_hopeful));
             }
             Entry::Asleep => {
-                trip.rule_out(target, Obstacle::Asleep(failure::may_not_wake()));
+                trip.rule_out(target, Obstacle::Asleep(unserved::may_not_wake()));
                 return Ok(Tried::InVain);
             }
         };
         let is_start = turn.is_some() && target.scales_to_zero();
-        if is_start && was != State::Starting {
-            target.note_wake(&request.by);
-        }
+        let woke = is_start && was != State::Starting && target.note_wake(&request.by);
         progress.note(|passage| {
             passage.target = Some(target.clone());
-            passage.woke |= is_start && was != State::Starting;
+            passage.woke |= woke;
         });
         let tried = async {
-            let learnt = learn(target, busy.until()).await;
+            let learnt = learn(target, busy.until().min(trip.deadline())).await;
             let is_silent = matches!(learnt, Err(Failure::Silent));
             if is_start || is_silent || began.elapsed() >= LIFE_LIMIT {
                 // It was held until the server was up: that was its wait.
@@ -184,8 +200,12 @@ impl Upstreams {
             progress.note(|passage| passage.wait_ms = trip.waited_ms());
             let known = learnt?;
             if target.state() == State::Ready {
-                // Others need not wait for this call's end.
+                // Others need not wait for this call's end, here or elsewhere.
                 turn = None;
+                trip.drop_turns();
+            } else if trip.has_choice() {
+                // Another one is up: it is not tried out with a call.
+                return Err(Failure::Silent);
             }
             trip.restore(&mut request.payload);
             self.attempt(request, candidate, (known, busy), progress)
@@ -267,9 +287,4 @@ fn meet(failure: Failure, target: &Arc<Target>, began: Instant, trip: &mut Trip)
             trip.rule_out(target, Obstacle::Unreachable(None));
         }
     }
-}
-
-/// Another target may have the model, or one that the key may call.
-pub(super) fn is_about_model(error: &Error) -> bool {
-    matches!(error.code(), Code::ModelNotFound | Code::ModelNotAllowed)
 }

@@ -73,6 +73,11 @@ impl Group {
         }
     }
 
+    /// The configuration itself says that the name is one of its.
+    pub fn places(&self, name: &str) -> bool {
+        self.aliases.contains_key(name) || self.models.iter().any(|model| model == name)
+    }
+
     /// The ids that are offered of a target with this knowledge, if that is known.
     pub fn offered<'a>(&'a self, known: &'a Knowledge) -> Option<Vec<&'a str>> {
         if !self.models.is_empty() {

@@ -35,6 +35,7 @@ mod target;
 mod tests;
 mod tokens;
 mod trip;
+mod unserved;
 mod verdict;
 
 pub use affinity::Affinity;

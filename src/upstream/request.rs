@@ -42,19 +42,21 @@ pub enum Payload {
 }
 
 impl Request {
-    /// Checks the caller's list against the name that was asked for and the one that is served.
+    /// Checks the caller's list against the names of a model: the one that is asked for, and its id.
     ///
     /// # Errors
     /// `model_not_allowed`.
     pub(super) fn check_allowed<'a>(
         &'a self,
-        served: impl IntoIterator<Item = &'a str>,
+        names: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), Error> {
         let Some(allowed) = &self.allowed else {
             return Ok(());
         };
-        let mut names = self.model.as_deref().into_iter().chain(served);
-        if names.any(|name| allowed.iter().any(|one| one == name)) {
+        if names
+            .into_iter()
+            .any(|name| allowed.iter().any(|one| one == name))
+        {
             return Ok(());
         }
         Err(Error::new(Code::ModelNotAllowed, "this key may not call this model").param("model"))

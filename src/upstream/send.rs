@@ -14,7 +14,6 @@ use super::alive::{ASK_LIMIT, until_alive};
 use super::client::read_bounded;
 use super::failure::{self, Refusal, Rejected};
 use super::fit::{self, Fit};
-use super::forward::is_about_model;
 use super::length::TooLong;
 use super::models::Knowledge;
 use super::options;
@@ -22,8 +21,9 @@ use super::progress::Progress;
 use super::request::Request;
 use super::routing::Candidate;
 use super::state::State;
-use super::target::{Busy, Target};
-use crate::error::Error;
+use super::target::{Busy, Entry, Target};
+use super::trip::Failure;
+use super::unserved;
 
 /// A call that is answered takes no longer than this, whatever it does.
 const CALL_LIMIT: Duration = Duration::from_hours(1);
@@ -59,38 +59,6 @@ pub struct Exchange {
     pub deadline: Instant,
 }
 
-/// Why one target brought no answer. But for `Final`, the engine has not begun.
-pub(super) enum Failure {
-    /// The client is told; no other target is tried.
-    Final(Error),
-    /// It does not have the model, or not for this caller.
-    NotHere(Error),
-    /// There is nothing to show to the target, which is private.
-    NoToken(Error),
-    /// Its queue is full.
-    Overloaded(Error),
-    /// Nothing listens there.
-    Refused(Option<reqwest::Error>),
-    /// There is no way to it: no such name, no trust.
-    Unreachable(Option<reqwest::Error>),
-    /// What stands before it has nowhere to send the call, or it is loading.
-    HeldOff,
-    /// It finishes what it has and takes nothing new.
-    Draining,
-    /// It gave no sign of life for as long as calls wait for a start.
-    Silent,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        if is_about_model(&error) {
-            Self::NotHere(error)
-        } else {
-            Self::Final(error)
-        }
-    }
-}
-
 /// What came back for a request.
 enum Sent {
     Head(reqwest::Response),
@@ -118,18 +86,36 @@ impl Upstreams {
                 again.map_err(|_| Failure::NotHere(error))?
             }
         };
-        request.check_allowed(served.as_deref())?;
         let known = target.knowledge();
-        request.prepare(served.as_deref(), &known);
-        request.write_cap(fit::context(request, &known));
-        progress.note(|passage| passage.served_model = served);
         let call = Call {
             target,
             known: &known,
             progress,
             busy,
         };
-        call.send_fitting(request).await
+        let answer = call.send_as(request, name, served.clone()).await?;
+        let is_unknown =
+            matches!(&answer, Answer::Refusal(refusal) if refusal.status == StatusCode::NOT_FOUND);
+        if !is_unknown || served.as_deref() == name {
+            return Ok(answer);
+        }
+        // The id is ours, by a list that may be out of date.
+        let Ok(known) = target.learn_older(ASK_LIMIT, Duration::from_secs(2)).await else {
+            return Ok(answer);
+        };
+        let again = self.resolve(candidate.group, name, &known);
+        match (again, target.enter(None, request.may_wake)) {
+            (Ok(again), Entry::Go(busy, None)) if again != served => {
+                let call = Call {
+                    target,
+                    known: &known,
+                    progress,
+                    busy,
+                };
+                call.send_as(request, name, again).await
+            }
+            _ => Ok(answer),
+        }
     }
 }
 
@@ -142,6 +128,20 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Sends the call for a model that is asked for by this name and served under this id.
+    async fn send_as(
+        self,
+        request: &mut Request,
+        name: Option<&str>,
+        served: Option<String>,
+    ) -> Result<Answer, Failure> {
+        request.check_allowed(name.into_iter().chain(served.as_deref()))?;
+        request.prepare(served.as_deref(), self.known);
+        request.write_cap(fit::context(request, self.known));
+        self.progress.note(|passage| passage.served_model = served);
+        self.send_fitting(request).await
+    }
+
     /// Sends the call with an output bound that fits the context, once more lowered if the
     /// upstream refuses for that reason.
     async fn send_fitting(mut self, request: &mut Request) -> Result<Answer, Failure> {
@@ -256,9 +256,10 @@ impl Call<'_> {
     }
 
     /// Sends the request until there is a head. A connection that was kept alive and turns out to
-    /// be closed has carried nothing, and a stream without a head for long was not read by vLLM: such
-    /// a request goes once more. One that is closed by a server that drains may go elsewhere. But
-    /// for calls whose tokens are held, where nothing must go twice.
+    /// be closed has carried nothing: the request goes again. So it does, once, if a stream has no
+    /// head for long and is closed, for vLLM has not read it, and one that a server closes at once
+    /// that drains may go elsewhere; but not calls whose tokens are held, for of these two a trace
+    /// of doubt remains.
     async fn head(
         &self,
         request: &Request,
@@ -292,19 +293,21 @@ impl Call<'_> {
                     Failure::Unreachable(Some(error))
                 });
             }
-            let was_closed = may_go_again && failure::is_closed(&error);
+            let was_closed = failure::is_closed(&error);
             let is_quick = began.elapsed() < STALE_LIMIT;
             // It may have been told of the drain while this call was on its way.
-            if was_closed && (is_ending || (is_quick && self.target.is_ending())) {
+            let was_ending = is_ending || self.target.is_ending();
+            if may_go_again && was_closed && is_quick && was_ending {
                 self.progress.note(|passage| passage.begun = false);
                 return Err(Failure::Draining);
             }
+            // Each time one of the connections that were kept is used up.
             let is_stale =
                 is_quiet && is_quick && self.target.client().connections() == connections;
-            let is_unread = has_early_head && began.elapsed() >= EARLY_HEAD;
-            if !(is_first && was_closed && (is_stale || is_unread)) {
+            let is_unread = may_go_again && has_early_head && began.elapsed() >= EARLY_HEAD;
+            if !(was_closed && (is_stale || (is_first && is_unread))) {
                 self.target.note_served(false);
-                return Err(Failure::Final(failure::describe(error)));
+                return Err(Failure::Final(unserved::describe(error)));
             }
             is_first = false;
         }
@@ -328,11 +331,15 @@ impl Call<'_> {
         });
         let began = Instant::now();
         if !is_up {
-            let answer = until_alive(target, self.busy.until(), sending).await;
-            return answer.ok_or_else(|| {
-                self.progress.note(|passage| passage.begun = false);
-                Failure::Silent
-            });
+            if let Some(answer) = until_alive(target, self.busy.until(), sending.as_mut()).await {
+                return Ok(answer);
+            }
+            if target.state() != State::Ready {
+                // It was sent, so it may have begun, and goes nowhere else.
+                target.note_served(false);
+                let wait = target.learnt_start();
+                return Err(Failure::Final(unserved::starting(wait)));
+            }
         }
         // A plain call has its head only with its last token.
         let limit = if request.stream {
@@ -347,11 +354,11 @@ impl Call<'_> {
             }
             if Instant::now() >= began + limit {
                 target.note_served(false);
-                return Err(Failure::Final(failure::no_head()));
+                return Err(Failure::Final(unserved::no_head()));
             }
             if target.is_gone().await {
                 target.note_served(false);
-                return Err(Failure::Final(failure::gone()));
+                return Err(Failure::Final(unserved::gone()));
             }
         }
     }

@@ -7,17 +7,14 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use super::failure;
 use super::request::Payload;
 use super::target::{Target, Turn};
+use super::unserved;
 use crate::error::{Code, Error};
 
 /// Pause between attempts at a target that takes no calls.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
-/// When a client may come again, unless a start was measured.
-const USUAL_START: Duration = Duration::from_secs(30);
-const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// One call on its way.
 pub struct Trip {
@@ -25,6 +22,7 @@ pub struct Trip {
     /// The call's body as it came, for the next target; `None` where there is but one.
     original: Option<Payload>,
     is_first: bool,
+    has_choice: bool,
     /// How long it may wait.
     limit: Duration,
     pause: Duration,
@@ -68,12 +66,45 @@ pub enum Obstacle {
     Unreachable(Option<reqwest::Error>),
 }
 
+/// Why one target brought no answer. But for `Final`, the engine has not begun.
+pub enum Failure {
+    /// The client is told; no other target is tried.
+    Final(Error),
+    /// It does not have the model, or not for this caller.
+    NotHere(Error),
+    /// There is nothing to show to the target, which is private.
+    NoToken(Error),
+    /// Its queue is full.
+    Overloaded(Error),
+    /// Nothing listens there.
+    Refused(Option<reqwest::Error>),
+    /// There is no way to it: no such name, no trust.
+    Unreachable(Option<reqwest::Error>),
+    /// What stands before it has nowhere to send the call, or it is loading.
+    HeldOff,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// It gave no sign of life for as long as calls wait for a start.
+    Silent,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if is_about_model(&error) {
+            Self::NotHere(error)
+        } else {
+            Self::Final(error)
+        }
+    }
+}
+
 impl Trip {
     pub fn new(limit: Duration, original: Option<Payload>) -> Self {
         Self {
             began: Instant::now(),
             original,
             is_first: true,
+            has_choice: false,
             limit,
             pause: PAUSE_FIRST,
             place: None,
@@ -112,6 +143,25 @@ impl Trip {
         self.turns.push((id(target), turn));
     }
 
+    /// The call goes on its way: others may find out about the rest.
+    pub fn drop_turns(&mut self) {
+        self.turns.clear();
+    }
+
+    /// Whether another target could take the call at once.
+    pub fn note_choice(&mut self, has_choice: bool) {
+        self.has_choice = has_choice;
+    }
+
+    pub fn has_choice(&self) -> bool {
+        self.has_choice
+    }
+
+    /// When its patience ends.
+    pub fn deadline(&self) -> Instant {
+        self.began + self.limit
+    }
+
     pub fn has_turn(&self, target: &Arc<Target>) -> bool {
         self.turns.iter().any(|(of, _)| *of == id(target))
     }
@@ -147,7 +197,10 @@ impl Trip {
         }
         self.learnt = target.learnt_start().or(self.learnt);
         self.is_held_off |= target.is_held_off();
-        self.until = self.until.max(Some(until));
+        let until = until.min(self.deadline());
+        if Instant::now() < until {
+            self.until = self.until.max(Some(until));
+        }
     }
 
     /// The target was waited for and did not come up.
@@ -159,7 +212,7 @@ impl Trip {
     pub fn wait_for_room(&mut self, is_full: bool) {
         self.is_full |= is_full;
         self.is_held_off |= !is_full;
-        let until = self.began + self.limit;
+        let until = self.deadline();
         if Instant::now() < until {
             self.until = self.until.max(Some(until));
         }
@@ -199,9 +252,7 @@ impl Trip {
         };
         if self.place.is_none() {
             let Ok(place) = room.clone().try_acquire_owned() else {
-                let text = "the model server is not ready and too many calls wait for it already; try again later";
-                let error = Error::new(Code::UpstreamStarting, text);
-                return Err(error.retry_after(self.retry_after()));
+                return Err(unserved::crowded(self.learnt));
             };
             self.place = Some(place);
             self.note_held_up(self.began);
@@ -218,7 +269,6 @@ impl Trip {
     /// What the client is told. `ends_unreachable` if a server that does not come up is said to be
     /// out of reach.
     pub fn give_up(self, ends_unreachable: bool) -> Error {
-        let retry_after = self.retry_after();
         let known = self.overloaded.or(self.asleep).or(self.no_token);
         if let Some(error) = known.or(self.not_here) {
             return error;
@@ -229,17 +279,17 @@ impl Trip {
         }
         let has_waited = self.began.elapsed() >= self.limit / 2 && !self.awaited.is_empty();
         if self.is_held_off || (has_waited && !ends_unreachable) {
-            return failure::starting().retry_after(retry_after);
+            return unserved::starting(self.learnt);
         }
-        failure::unreachable(self.cause)
-    }
-
-    fn retry_after(&self) -> Duration {
-        let wait = self.learnt.unwrap_or(USUAL_START);
-        wait.clamp(Duration::from_secs(1), LONGEST_RETRY)
+        unserved::unreachable(self.cause)
     }
 }
 
 fn id(target: &Arc<Target>) -> usize {
     Arc::as_ptr(target).addr()
+}
+
+/// Another target may have the model, or one that the key may call.
+fn is_about_model(error: &Error) -> bool {
+    matches!(error.code(), Code::ModelNotFound | Code::ModelNotAllowed)
 }

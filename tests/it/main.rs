@@ -17,6 +17,7 @@ mod counts;
 mod crowd;
 mod cuts;
 mod doctor;
+mod doubt;
 mod end;
 mod expect;
 mod fakes;

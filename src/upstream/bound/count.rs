@@ -135,6 +135,9 @@ impl Upstreams {
         if bound.is_untold || !is_exact || !super::prompt::is_text(request.endpoint, object) {
             return None;
         }
+        if !self.is_one_model(request) {
+            return None;
+        }
         let (target, model) = self.warm(request).find_map(|one| {
             let known = one.target.knowledge();
             let served = self
@@ -154,6 +157,19 @@ impl Upstreams {
         };
         let exact = Bound::new(prompts, output, context).ok()?;
         (exact.prompt < bound.prompt).then_some(exact)
+    }
+
+    /// Whoever takes the call, it is the same model: one server's count is good for all.
+    fn is_one_model(&self, request: &Request) -> bool {
+        let ranks = self.ranks(request.model.as_deref());
+        let mut ids = ranks.iter().flatten().map(|one| {
+            let known = one.target.knowledge();
+            self.resolve(one.group, one.name.as_deref(), &known).ok()?
+        });
+        let Some(Some(first)) = ids.next() else {
+            return false;
+        };
+        ids.all(|id| id.as_ref() == Some(&first))
     }
 }
 

@@ -8,21 +8,30 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Target, Wake, lock};
+use crate::upstream::alive::LIFE_LIMIT;
 use crate::upstream::state::{Standing, State};
 
 impl Target {
-    /// A call of this key or user starts it.
-    pub(in crate::upstream) fn note_wake(&self, by: &Arc<str>) {
+    /// A call of this key or user starts it. `false` if another did so a moment ago and left.
+    pub(in crate::upstream) fn note_wake(&self, by: &Arc<str>) -> bool {
+        {
+            let mut last_wake = lock(&self.last_wake);
+            let last = last_wake.as_ref().and_then(|wake| wake.at.elapsed().ok());
+            if last.is_some_and(|since| since < LIFE_LIMIT) {
+                return false;
+            }
+            *last_wake = Some(Wake {
+                at: SystemTime::now(),
+                by: by.clone(),
+            });
+        }
         self.wakes.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.last_wake) = Some(Wake {
-            at: SystemTime::now(),
-            by: by.clone(),
-        });
         tracing::info!(
             upstream = self.url,
             by = &**by,
             "a call starts the upstream"
         );
+        true
     }
 
     /// It answered something itself.
