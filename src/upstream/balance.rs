@@ -67,7 +67,7 @@ impl Balance {
     /// its order.
     ///
     /// All this among those of one class. Busy is a target that has more than twice the calls of the
-    /// least busy one and four more. An engine works on its calls together: with twice as many each
+    /// least busy one and eight more. An engine works on its calls together: with twice as many each
     /// gets its tokens somewhat later, while a conversation of tens of thousands of tokens that moves
     /// is read again from its beginning, for seconds, which delays all others there. So a few calls
     /// more move nobody, among idle targets as little as among loaded ones. Beyond that a target is
@@ -119,7 +119,7 @@ fn by_home<T>(candidates: &mut [Candidate<T>], affinity: Affinity, began: Option
     let ready = candidates.iter().filter(|one| one.class <= READY);
     let least = ready.map(|one| one.in_flight).min().unwrap_or(0);
     candidates.sort_by_key(|one| {
-        let is_busy = one.in_flight > least.saturating_mul(2).saturating_add(4);
+        let is_busy = one.in_flight > least.saturating_mul(2).saturating_add(8);
         let load = if is_busy { one.in_flight } else { 0 };
         let is_elsewhere = began != Some(one.name);
         let distance = one.distance(affinity);
@@ -246,9 +246,9 @@ mod tests {
             Balance::default().order(&mut all, Some(goes_on));
             let (home, next) = (all[0].of, all[1].of);
             let mut load = [2; 3];
-            load[home] = 8;
+            load[home] = 12;
             assert_eq!(first(targets(&load), goes_on), home);
-            load[home] = 9;
+            load[home] = 13;
             assert_eq!(first(targets(&load), goes_on), next);
             load[next] = 3;
             assert_eq!(
@@ -301,7 +301,7 @@ mod tests {
             prop_assert!(all[0].class == READY || all.iter().all(|one| one.class == FULL));
             let least = all.iter().filter(|one| one.class == READY).map(|one| one.in_flight).min();
             if let Some(least) = least {
-                prop_assert!(all[0].in_flight <= 2 * least + 4);
+                prop_assert!(all[0].in_flight <= 2 * least + 8);
             }
         }
     }

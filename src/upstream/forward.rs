@@ -219,10 +219,11 @@ impl Upstreams {
         if let Some(turn) = turn {
             trip.keep_turn(target, turn);
         }
-        let is_starting = target.state() == State::Starting;
-        if is_starting {
+        if !trip.is_spent(target) {
+            // Whatever it is by now: it is tried again.
             trip.wait_for_start(target, target.patience(began));
         }
+        let is_starting = target.state() == State::Starting;
         Ok(Tried::hopeful_if(is_starting && target.scales_to_zero()))
     }
 

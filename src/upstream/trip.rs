@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::request::Payload;
+use super::state::State;
 use super::target::{Target, Turn};
 use super::unserved;
 use crate::error::{Code, Error};
@@ -200,6 +201,9 @@ impl Trip {
         let until = until.min(self.deadline());
         if Instant::now() < until {
             self.until = self.until.max(Some(until));
+        } else {
+            // Whoever tries it has no answer yet: one that refuses would be known to.
+            self.is_held_off |= target.state() == State::Unknown;
         }
     }
 

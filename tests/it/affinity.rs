@@ -18,7 +18,7 @@ use super::harness::{Gate, KEY, PATIENCE};
 use talk::{OTHER_KEY, Talk, Way};
 
 /// So many calls, where others have none, make a server busy.
-const BUSY: usize = 5;
+const BUSY: usize = 9;
 
 async fn start(count: usize) -> (Vec<ModelServer>, Gate) {
     let settings = || Settings {

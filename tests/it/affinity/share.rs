@@ -145,7 +145,7 @@ async fn follow_up_turns_meet_the_server_of_the_turn_before() {
             println!("| {way:?} | {trouble:?} | {same:.1} % | {same_of_others:.1} % | {turns:?} |");
             assert_eq!(turns.iter().sum::<usize>(), extent.talks * extent.turns);
             // A machine that is short of time makes any server a slow one now and then.
-            let least = if trouble == Trouble::None { 95.0 } else { 60.0 };
+            let least = if trouble == Trouble::None { 90.0 } else { 60.0 };
             assert!(*same >= least, "{way:?} {trouble:?}: {same}");
             assert!(
                 *same_of_others >= 90.0,
