@@ -22,7 +22,6 @@ pub struct Trip {
     began: Instant,
     /// The call's body as it came, for the next target; `None` where there is but one.
     original: Option<Payload>,
-    is_first: bool,
     has_choice: bool,
     /// How long it may wait.
     limit: Duration,
@@ -104,7 +103,6 @@ impl Trip {
         Self {
             began: Instant::now(),
             original,
-            is_first: true,
             has_choice: false,
             limit,
             pause: PAUSE_FIRST,
@@ -127,12 +125,9 @@ impl Trip {
 
     /// The call goes to a target: what was written into its body for another is taken out.
     pub fn restore(&mut self, payload: &mut Payload) {
-        if !self.is_first
-            && let Some(original) = &self.original
-        {
+        if let Some(original) = &self.original {
             payload.clone_from(original);
         }
-        self.is_first = false;
     }
 
     pub fn take_turn(&mut self, target: &Arc<Target>) -> Option<Turn> {
