@@ -3,6 +3,7 @@
 
 mod bodies;
 mod capped;
+mod others;
 mod server;
 mod shapes;
 mod worst;
@@ -290,6 +291,13 @@ fn request(body: &Body) -> Option<Request> {
 }
 
 fn upstream(url: &str) -> Upstreams {
+    upstreams(UpstreamsConfig {
+        upstreams: vec![UpstreamConfig::at(vec![url.to_owned()])],
+        aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
+    })
+}
+
+fn upstreams(config: UpstreamsConfig) -> Upstreams {
     let second = Duration::from_secs(1);
     let limits = Limits {
         body_bytes: 1 << 20,
@@ -299,10 +307,6 @@ fn upstream(url: &str) -> Upstreams {
         upstream_idle: 60 * second,
         client_stall: second,
         drain: second,
-    };
-    let config = UpstreamsConfig {
-        upstreams: vec![UpstreamConfig::at(vec![url.to_owned()])],
-        aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
     };
     let google = Google::new(&GoogleConfig::default());
     let upstream = Upstreams::new(&config, &limits, &google.into(), false, &[]);
