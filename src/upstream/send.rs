@@ -103,6 +103,10 @@ impl Upstreams {
         let Ok(known) = target.learn_older(ASK_LIMIT, Duration::from_secs(2)).await else {
             return Ok(answer);
         };
+        if request.cap.is_some() {
+            // What is held was reckoned for the other model; the next call is for this one.
+            return Ok(answer);
+        }
         let again = self.resolve(candidate.group, name, &known);
         match (again, target.enter(None, request.may_wake)) {
             (Ok(again), Entry::Go(busy, None)) if again != served => {
