@@ -291,13 +291,13 @@ fn request(body: &Body) -> Option<Request> {
 }
 
 fn upstream(url: &str) -> Upstreams {
-    upstreams(UpstreamsConfig {
+    upstreams(&UpstreamsConfig {
         upstreams: vec![UpstreamConfig::at(vec![url.to_owned()])],
         aliases: [("opencode-llm".to_owned(), "*".to_owned())].into(),
     })
 }
 
-fn upstreams(config: UpstreamsConfig) -> Upstreams {
+fn upstreams(config: &UpstreamsConfig) -> Upstreams {
     let second = Duration::from_secs(1);
     let limits = Limits {
         body_bytes: 1 << 20,
@@ -309,6 +309,6 @@ fn upstreams(config: UpstreamsConfig) -> Upstreams {
         drain: second,
     };
     let google = Google::new(&GoogleConfig::default());
-    let upstream = Upstreams::new(&config, &limits, &google.into(), false, &[]);
+    let upstream = Upstreams::new(config, &limits, &google.into(), false, &[]);
     upstream.expect("an upstream")
 }

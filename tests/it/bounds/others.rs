@@ -33,7 +33,7 @@ async fn one_model_s_count_of_a_prompt_is_not_taken_for_another_s() {
         let mut other = UpstreamConfig::at(vec![large.url()]);
         other.name = "other".to_owned();
         other.models = vec!["large".to_owned()];
-        let known = upstreams(UpstreamsConfig {
+        let known = upstreams(&UpstreamsConfig {
             upstreams: vec![first, other],
             aliases: [].into(),
         });
